@@ -1,0 +1,113 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The agent: its command line, its environment, and what it is told about the sandbox it is in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from . import files, usage
+from .grants import Granted, Owner
+from .host import Account
+from .spec import Spec
+from .toolchain import Toolchain
+
+_CLAUDE_JSON_LIMIT = 32 << 20  # bytes
+_APPROVED_TAIL = 20  # characters of an API key by which Claude Code remembers that it was approved
+
+
+def is_claude(spec: Spec) -> bool:
+    """Whether the agent is Claude Code, which gets a notice and a prepared login."""
+    return spec.agent == ["claude"]
+
+
+def arguments(spec: Spec, resumes: bool) -> list[str]:
+    """What follows the agent's program."""
+    if not is_claude(spec):
+        return spec.agent_args
+    words = ["--append-system-prompt", notice(spec)]
+    if resumes:
+        words.append("--continue")
+    return [*words, *spec.agent_args]
+
+
+def notice(spec: Spec) -> str:
+    """What the agent is told about where it is."""
+    network = "You have the host's network." if spec.network else "There is no network here; only loopback exists."
+    lines = [
+        "You are working inside a sandbox made for this project; you are not on the user's own machine.",
+        f"The project, {spec.project_dir}, is the user's real directory: what you write there stays.",
+        "Of the rest, only ~/.local, ~/.cache and /tmp are kept from one start to the next; the system is read-only.",
+        network,
+    ]
+    if spec.granted("display"):
+        lines.append(
+            f"A screen of your own ({spec.geometry}) is at $DISPLAY: run `chromium` there to look at pages; "
+            "the user may be watching it."
+        )
+    lines.append("Refused access is the sandbox's rule, not a fault to work around: ask the user when you need more.")
+    return "\n".join(lines)
+
+
+def environment(
+    spec: Spec, name: str, owner: Account, place: Owner, toolchain: Toolchain, granted: Granted
+) -> dict[str, str]:
+    """The variables inside, without the secret ones: nothing of the host's but what a grant names."""
+    env = {
+        "HOME": owner.home,
+        "USER": owner.name,
+        "LOGNAME": owner.name,
+        "SHELL": toolchain.shell,
+        "PATH": f"{owner.home}/.local/bin:{toolchain.path}",
+        "LANG": "C.UTF-8",
+        "TERM": "tmux-256color",
+        "COLORTERM": "truecolor",
+        "XDG_RUNTIME_DIR": place.inside_runtime,
+        "CLAUDE_SANDBOX": name,
+        "IS_SANDBOX": "1",
+    }
+    if is_claude(spec):
+        env["DISABLE_AUTOUPDATER"] = "1"
+    return env | dict(granted.env) | spec.env
+
+
+def files_inside(spec: Spec, owner: Account, group: str, shared: bool, secrets: Mapping[str, str]) -> dict[str, bytes]:
+    """The small files that a sandbox gets as copies: who it is, and Claude Code's own state.
+
+    shared: whether the sandbox shares the account's ~/.claude.
+    """
+    found = {
+        "/etc/passwd": f"{owner.name}:x:{owner.uid}:{owner.gid}::{owner.home}:/bin/sh\n".encode(),
+        "/etc/group": f"{group}:x:{owner.gid}:\n".encode(),
+    }
+    if is_claude(spec):
+        found[f"{owner.home}/.claude.json"] = json.dumps(_claude_state(spec, owner, shared, secrets)).encode()
+    return found
+
+
+def _claude_state(spec: Spec, owner: Account, shared: bool, secrets: Mapping[str, str]) -> dict[str, Any]:
+    """The account's ~/.claude.json, with the questions answered that making a sandbox has answered.
+
+    Claude Code replaces that file as it goes: the sandbox has a copy, and the account's is not touched.
+    """
+    content = files.read_json(f"{owner.home}/.claude.json", _CLAUDE_JSON_LIMIT) if shared else None
+    state: dict[str, Any] = content if isinstance(content, dict) else {}
+    projects = state.get("projects")
+    state["projects"] = projects if isinstance(projects, dict) else {}
+    project = state["projects"].get(spec.project_dir)
+    state["projects"][spec.project_dir] = {
+        **(project if isinstance(project, dict) else {}),
+        "hasTrustDialogAccepted": True,
+    }
+    key = secrets.get("ANTHROPIC_API_KEY")
+    if key:
+        state["hasCompletedOnboarding"] = True
+        state["customApiKeyResponses"] = {"approved": [key[-_APPROVED_TAIL:]], "rejected": []}
+    return state
+
+
+def can_resume(spec: Spec, claude_dir: str) -> bool:
+    """Whether there is a conversation to go on with: Claude Code ends with an error where there is none."""
+    return is_claude(spec) and bool(usage.transcripts(claude_dir, spec.project_dir))

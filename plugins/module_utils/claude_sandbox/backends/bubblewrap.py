@@ -1,0 +1,166 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The backend bubblewrap: namespaces of the shared kernel, made without root."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+
+from .. import files, namespaces, procs, seccomp
+from ..errors import SandboxError, shown
+from ..grants import Bind
+from ..host import Host, Problem, apparmor_restricts_namespaces, user_namespaces
+from ..procs import Process
+from ..spec import Spec
+from .base import Command, Job
+
+_ARGS, _STATUS, _GATE, _FILTER, _FIRST_FILE = 3, 4, 5, 6, 7
+_FLAGS = {"ro": "--ro-bind", "rw": "--bind", "dev": "--dev-bind"}
+_STATUS_LIMIT = 65536  # bytes
+_START_SECONDS = 20.0
+
+
+def problems(host: Host, spec: Spec) -> list[Problem]:
+    """Why bubblewrap cannot work on this host."""
+    found = []
+    bwrap = host.find("bwrap")
+    if bwrap is None:
+        found.append(Problem("bwrap is not installed on this host.", "Install the package bubblewrap."))
+    namespace = user_namespaces()
+    if namespace is not None:
+        found.append(namespace)
+    elif bwrap and apparmor_restricts_namespaces() and not _works(bwrap):
+        found.append(
+            Problem(
+                f"AppArmor keeps {bwrap} from using user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1).",
+                f"Give {bwrap} an AppArmor profile with `userns,` (the role sandbox does so).",
+            )
+        )
+    return found
+
+
+def _works(bwrap: str) -> bool:
+    probe = [bwrap, "--unshare-all", "--ro-bind", "/", "/", "true"]
+    return subprocess.run(probe, capture_output=True, check=False, timeout=30).returncode == 0
+
+
+def command(host: Host, job: Job) -> Command:
+    """bwrap and its descriptors; every option goes through --args, so that ps shows none of them."""
+    inputs: dict[int, bytes] = {}
+    options = list(_options(job))
+    for number, (path, content) in enumerate(job.files.items(), _FIRST_FILE):
+        inputs[number] = content
+        options += ["--perms", "0600", "--file", str(number), path]
+    # bwrap makes the folders on the way to a mount, and the root is its own: nothing more is made there.
+    options += ["--remount-ro", "/"]
+    options += ["--json-status-fd", str(_STATUS), "--block-fd", str(_GATE)]
+    calls = seccomp.program(os.uname().machine)
+    if calls is not None:
+        options += ["--seccomp", str(_FILTER)]
+        inputs[_FILTER] = calls
+    inputs[_ARGS] = b"".join(option.encode() + b"\0" for option in options)
+    return Command(
+        (host.need("bwrap"), "--args", str(_ARGS), "--", *job.argv), inputs, {_STATUS: "status"}, {_GATE: "gate"}
+    )
+
+
+def _options(job: Job) -> Iterator[str]:
+    yield from ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try")
+    if not job.spec.network:
+        yield "--unshare-net"
+    yield from ("--die-with-parent", "--cap-drop", "ALL", "--hostname", job.name, "--clearenv")
+    for key, value in job.env.items():
+        yield from ("--setenv", key, value)
+    yield from ("--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm")
+    yield from ("--tmpfs", "/home", "--perms", "0700", "--tmpfs", job.owner.home)
+    yield from ("--perms", "0700", "--tmpfs", f"/run/user/{job.owner.uid}", "--symlink", "../tmp", "/var/tmp")
+    for path, points_to in job.toolchain.links:
+        yield from ("--symlink", points_to, path)
+    for bind in ordered(job.binds):
+        yield from (_FLAGS[bind.mode], bind.source, bind.target)
+    for path, is_folder in job.masks:
+        yield from ("--tmpfs", path) if is_folder else ("--ro-bind", "/dev/null", path)
+    yield from ("--chdir", job.cwd)
+
+
+def ordered(binds: tuple[Bind, ...]) -> list[Bind]:
+    """Parents before children, so that none hides another."""
+    return sorted(binds, key=lambda bind: bind.target.rstrip("/").count("/"))
+
+
+def settle(job: Job, pane: Process, release: Callable[[], None]) -> Process:
+    """Let the program go once the mounts are what was meant, and see it run."""
+    init = procs.until(lambda: _ready(job, pane), _START_SECONDS)
+    if not isinstance(init, Process):
+        raise SandboxError("bubblewrap could not make the sandbox.")
+    _check_mounts(job, init)
+    release()
+    if not procs.until(lambda: _runs(init) or not pane.alive(), _START_SECONDS):
+        raise SandboxError("The agent's program did not start.")
+    return init
+
+
+def _ready(job: Job, pane: Process) -> Process | bool:
+    """The first process, once it stands at the gate in its finished root; True when all is over."""
+    pid = _status(job.folder).get("child-pid")
+    init = procs.identify(pid) if isinstance(pid, int) else None
+    if init is not None and _root_stands(init, job):
+        return init
+    return not pane.alive()
+
+
+def _root_stands(init: Process, job: Job) -> bool:
+    try:
+        inside = os.stat(f"/proc/{init.pid}/root")
+        os.lstat(f"/proc/{init.pid}/root{job.spec.project_dir}")
+    except OSError:
+        return False
+    outside = os.stat("/")
+    return (inside.st_dev, inside.st_ino) != (outside.st_dev, outside.st_ino)
+
+
+def _check_mounts(job: Job, init: Process) -> None:
+    """Compare what was mounted with what was meant: a path can be swapped for a link in between."""
+    for bind in job.binds:
+        if bind.checked and not namespaces.same_file(bind.source, f"/proc/{init.pid}/root", bind.target):
+            raise SandboxError(
+                f"{shown(bind.source)} was exchanged for something else while the sandbox started.",
+                "Look who writes in that directory, then start again.",
+            )
+
+
+def _runs(init: Process) -> bool:
+    """Whether the program runs: bwrap's own first process forks, then executes it."""
+    return any(procs.command_name(child.pid) != "bwrap" for child in procs.children(init.pid))
+
+
+def enter(init: Process) -> None:
+    """Join the sandbox's namespaces and give up all that the agent has not."""
+    calls = seccomp.program(os.uname().machine)
+    namespaces.join(init.pid)
+    namespaces.give_up_privileges(calls)
+
+
+def exit_code(folder: str) -> int | None:
+    """bwrap's own report of the program's exit code (128 and the signal, where one ended it)."""
+    code = _status(folder).get("exit-code")
+    return code if isinstance(code, int) else None
+
+
+def _status(folder: str) -> dict[str, object]:
+    """What bwrap has reported so far: one JSON object a line, the last of which may be unfinished."""
+    result: dict[str, object] = {}
+    file = files.open_regular(f"{folder}/status")
+    if file is None:
+        return result
+    with file:
+        lines = file.read(_STATUS_LIMIT).splitlines(keepends=True)
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            content = json.loads(line)
+            result |= content if isinstance(content, dict) else {}
+    return result

@@ -1,0 +1,69 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files that another account, or a sandbox, may have prepared against us."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from typing import Any, BinaryIO
+
+
+def open_regular(path: str) -> BinaryIO | None:
+    """A regular file opened for reading, or None: no link is followed, no pipe or device makes a reader wait."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    return open(descriptor, "rb")
+
+
+def read_json(path: str, limit: int) -> Any:
+    """What a JSON file of up to `limit` bytes holds; None where it is no such file."""
+    file = open_regular(path)
+    if file is None:
+        return None
+    with file:
+        content = file.read(limit + 1)
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(content) if len(content) <= limit else None
+    return None
+
+
+def create(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Make a file that is not there yet, with these bytes in it."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+        file.write(content)
+
+
+def replace(path: str, content: bytes) -> None:
+    """Make or replace a file as a whole, readable by its owner alone: after a power cut it is the old or the new one.
+
+    Raises OSError; nothing is left beside the file then.
+    """
+    draft = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(draft, path)
+        sync_folder(os.path.dirname(path))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def sync_folder(path: str) -> None:
+    """Have the names in a folder outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

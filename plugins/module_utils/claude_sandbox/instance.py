@@ -1,0 +1,48 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""What was started for a sandbox, as it is recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from .procs import Process
+
+
+@dataclasses.dataclass(frozen=True)
+class Instance:
+    """One start of a sandbox: its processes, its folder, and what it was given.
+
+    Times are seconds since the epoch. `folder` is the runtime folder on the host.
+    `exit_code` is known once the program has ended, and may be None even then.
+    """
+
+    boot_id: str
+    started_at: float
+    folder: str
+    server: Process
+    pane: Process
+    init: Process
+    xvfb: Process | None
+    display: int | None
+    env: Mapping[str, str]
+    given: tuple[str, ...]
+    skipped: Mapping[str, str]
+    stopped_at: float | None = None
+    exit_code: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The instance as JSON knows it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> Instance:
+        """An instance from its JSON. Raises KeyError, TypeError or ValueError where it is none."""
+        values = {field.name: content[field.name] for field in dataclasses.fields(cls)}
+        for name in ("server", "pane", "init", "xvfb"):
+            if values[name] is not None:
+                values[name] = Process(int(values[name]["pid"]), int(values[name]["start"]))
+        values["given"] = tuple(values["given"])
+        return cls(**values)

@@ -1,0 +1,297 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Starting and stopping what a sandbox is made of. Runs under the sandbox's own account."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+
+from . import agent, display, files, grants, procs, session, toolchain
+from .backends.base import Command, Job
+from .errors import SandboxError, shown
+from .host import Account, Host, boot_id, group_name, user_namespaces
+from .instance import Instance
+from .procs import Process
+from .registry import Record
+from .spec import Spec
+
+_AGENT_GRACE = 0.5  # seconds between asking the agent to end and ending it
+_SERVER_GRACE = 1.0
+_LAST_LINES = 6
+# Directories that hold the system or everybody's files; their subdirectories can be projects.
+_NO_PROJECT = frozenset(
+    "/ /bin /boot /dev /etc /home /lib /lib64 /mnt /nix /opt /proc /root /run /sbin /srv /sys /tmp /usr /var".split()
+)
+_NO_PROJECT_BELOW = ("/proc", "/sys", "/dev")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """All that is needed to start a sandbox once.
+
+    folder: the runtime folder, which exists and is empty. store: the project's folder.
+    resumes: whether this is not the first start, so that a conversation can be continued.
+    """
+
+    record: Record
+    owner: Account
+    folder: str
+    store: str
+    secrets: Mapping[str, str]
+    resumes: bool
+
+
+def backend(spec: Spec) -> ModuleType:
+    """The chosen backend (see backends.base.Backend); only that one is imported."""
+    from .backends import bubblewrap
+
+    return bubblewrap
+
+
+def preflight(host: Host, spec: Spec, owner: Account, state_dir: str) -> None:
+    """Look whether the sandbox could start, and change nothing. Raises SandboxError with the first thing in the way."""
+    for problem in backend(spec).problems(host, spec):
+        raise SandboxError(problem.what, problem.hint)
+    host.need("tmux")
+    if spec.granted("display"):
+        host.need("Xvfb")
+    check_project(spec.project_dir, owner, state_dir)
+    for mount in spec.mounts:
+        _check_source("mounts:", mount.source, state_dir)
+    toolchain.agent_argv(spec, toolchain.find(spec), owner)
+
+
+def check_project(path: str, owner: Account, state_dir: str) -> None:
+    """Whether a path can be a project of this account."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise SandboxError(
+            f"project_dir {shown(path)}: {error.strerror}.", f"Create it, and let {owner.name} read and write it."
+        ) from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise SandboxError(f"project_dir {shown(path)} is not a directory.", "Give the directory that holds it.")
+    _check_source("project_dir", path, state_dir)
+    above_home = f"{owner.home}/".startswith(f"{path}/")
+    if path in _NO_PROJECT or above_home or path.startswith(tuple(f"{top}/" for top in _NO_PROJECT_BELOW)):
+        what = "the home directory itself or above it" if above_home else "a directory of the system"
+        raise SandboxError(f"project_dir {shown(path)} is {what}.", "Give a directory of the project's own.")
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise SandboxError(
+            f"{owner.name} cannot read and write project_dir {shown(path)}.",
+            f"Change its owner to {owner.name}, or give another user.",
+        )
+
+
+def _check_source(what: str, path: str, state_dir: str) -> None:
+    real = os.path.realpath(path)
+    if real != path:
+        raise SandboxError(f"{what} {shown(path)} is, or goes through, a symbolic link.", f"Give {shown(real)} itself.")
+    if f"{os.path.realpath(state_dir)}/".startswith(f"{path}/"):
+        raise SandboxError(
+            f"{what} {shown(path)} holds the registry of sandboxes ({state_dir}).", "Give another directory."
+        )
+
+
+def start(host: Host, task: Start) -> Instance:
+    """Bring the sandbox up. Raises SandboxError, and leaves nothing behind then."""
+    spec, owner, folder = task.record.asked(), task.owner, task.folder
+    with contextlib.ExitStack() as undo:
+        undo.callback(sweep, folder, owner)
+        _prepare(task, shared=spec.granted("claude"))
+        starting = _display(host, task, undo)
+        tools = toolchain.find(spec)
+        argv, agent_binds = toolchain.agent_argv(spec, tools, owner)
+        screen = starting.ready() if starting else None
+        place = _place(host, task, screen)
+        granted = grants.resolve(spec, place, lambda path: _readable(path))
+        shared = "claude" in granted.given
+        claude_dir = f"{owner.home}/.claude" if shared else f"{task.store}/claude"
+        resumes = spec.resume and task.resumes and agent.can_resume(spec, claude_dir)
+        env = agent.environment(spec, task.record.name, owner, place, tools, granted)
+        skipped = dict(granted.skipped) | {
+            f"mount {bind.source}": "it does not exist or cannot be read"
+            for bind in granted.binds
+            if bind.checked and not _readable(bind.source)
+        }
+        job = Job(
+            name=task.record.name,
+            spec=spec,
+            owner=owner,
+            toolchain=tools,
+            binds=(
+                *tools.binds,
+                *agent_binds,
+                *(bind for bind in granted.binds if f"mount {bind.source}" not in skipped),
+            ),
+            env=env | dict(task.secrets),
+            files=agent.files_inside(spec, owner, group_name(owner.gid), shared, task.secrets),
+            argv=[*argv, *agent.arguments(spec, resumes)],
+            cwd=spec.project_dir,
+            folder=session.launch_folder(folder),
+            masks=toolchain.masks(tools) if owner.uid == 0 else (),
+        )
+        live, init = _run(host, task, job)
+        undo.pop_all()
+    return Instance(
+        boot_id=boot_id(),
+        started_at=time.time(),
+        folder=folder,
+        server=live.server,
+        pane=live.pane,
+        init=init,
+        xvfb=screen.server if screen else None,
+        display=screen.number if screen else None,
+        env=env,
+        given=granted.given,
+        skipped=skipped,
+    )
+
+
+def _prepare(task: Start, shared: bool) -> None:
+    """Make the folders that are mounted or written to."""
+    try:
+        os.mkdir(session.launch_folder(task.folder), 0o700)
+        for path in [f"{task.record.data}/sessions", *(f"{task.store}/{name}" for name in grants.stored_folders())]:
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        if shared:
+            _prepare_claude(f"{task.owner.home}/.claude")
+        log = log_file(task.record)
+        if os.path.exists(log):
+            os.replace(log, f"{log}.1")
+    except OSError as error:
+        raise SandboxError(f"{error.filename} cannot be made: {error.strerror}.") from None
+
+
+def _prepare_claude(folder: str) -> None:
+    """Have everything there that is mounted read-only: what is not there could be made from inside."""
+    for name in ("", *grants.CLAUDE_OBEYED_FOLDERS, "sessions"):
+        os.makedirs(f"{folder}/{name}", mode=0o700, exist_ok=True)
+    for name in grants.CLAUDE_OBEYED_FILES:
+        with contextlib.suppress(FileExistsError):
+            files.create(f"{folder}/{name}", b"{}\n" if name.endswith(".json") else b"")
+
+
+def _display(host: Host, task: Start, undo: contextlib.ExitStack) -> display.Starting | None:
+    spec = task.record.asked()
+    if not spec.granted("display"):
+        return None
+    starting = display.Starting(host, task.folder, spec.screen_size(), spec.glx)
+    undo.callback(starting.stop)
+    return starting
+
+
+def _place(host: Host, task: Start, screen: display.Display | None) -> grants.Owner:
+    owner = task.owner
+    # The engine's variables are the owner's only where the owner runs it.
+    environ = host.environ if host.uid == owner.uid else {}
+    return grants.Owner(
+        home=owner.home,
+        uid=owner.uid,
+        runtime=environ.get("XDG_RUNTIME_DIR") or f"/run/user/{owner.uid}",
+        environ=environ,
+        data=task.record.data,
+        store=task.store,
+        display=screen.number if screen else None,
+        x_cookie=display.cookie_file(task.folder),
+    )
+
+
+def _readable(path: str) -> bool:
+    return os.access(path, os.R_OK)
+
+
+def _run(host: Host, task: Start, job: Job) -> tuple[session.Session, Process]:
+    """The session with the sandbox in it, seen running."""
+    ways = backend(job.spec)
+    command = ways.command(host, job)
+    session.write_inputs(task.folder, command)
+    with _gates(task.folder, command) as release:
+        live = session.start(host, task.folder, log_file(task.record), task.record.name, command)
+        try:
+            init: Process = ways.settle(job, live.pane, release)
+        except SandboxError as error:
+            raise _with_last_words(host, task.folder, error) from None
+    session.remove_inputs(task.folder, command)
+    return live, init
+
+
+@contextlib.contextmanager
+def _gates(folder: str, command: Command) -> Iterator[Callable[[], None]]:
+    """Hold the command's pipes, so that it can open them and waits; the function given lets it go on."""
+    held = [os.open(f"{session.launch_folder(folder)}/{name}", os.O_RDWR | os.O_CLOEXEC) for name in command.gates.values()]
+
+    def release() -> None:
+        for descriptor in held:
+            os.write(descriptor, b"go")
+
+    try:
+        yield release
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def _with_last_words(host: Host, folder: str, error: SandboxError) -> SandboxError:
+    """The error with what the program printed before it ended, and with what on this host explains it."""
+    lines = [line.strip() for line in session.capture(host, folder).splitlines() if line.strip()]
+    words = " ".join(line for line in lines[-_LAST_LINES:] if not line.startswith("Pane is dead"))
+    problem = user_namespaces()
+    hint = problem.hint if problem else error.hint
+    return SandboxError(f"{error.what.rstrip('.')}: {words[:400]}" if words else error.what, hint)
+
+
+def log_file(record: Record) -> str:
+    """Where the pane's output is recorded; the part before it is beside it, with .1 behind the name."""
+    return f"{record.data}/session.log"
+
+
+def running(instance: Instance | None) -> bool:
+    """Whether the sandbox's program is alive. Starts no process."""
+    return instance is not None and instance.boot_id == boot_id() and instance.pane.alive()
+
+
+def stop(spec: Spec, instance: Instance, owner: Account) -> Instance:
+    """End the program, then all that was started for it; wait until it is gone."""
+    by_itself = None if running(instance) else exit_code(spec, instance)
+    if instance.boot_id == boot_id():
+        if instance.init.alive():
+            _end_program(instance)
+        for server in (instance.server, instance.xvfb):
+            if server is not None:
+                server.end(_SERVER_GRACE)
+    sweep(instance.folder, owner)
+    return dataclasses.replace(instance, stopped_at=time.time(), exit_code=by_itself)
+
+
+def _end_program(instance: Instance) -> None:
+    for process in procs.children(instance.init.pid):
+        # A shell at its prompt ignores TERM, and takes the loss of its terminal for its end.
+        process.signal(signal.SIGTERM)
+        process.signal(signal.SIGHUP)
+    if not instance.pane.wait(_AGENT_GRACE):
+        # The first process of a pid namespace takes all others with it.
+        instance.init.signal(signal.SIGKILL)
+        instance.pane.wait(_SERVER_GRACE)
+
+
+def exit_code(spec: Spec, instance: Instance) -> int | None:
+    """What the program ended with, where it ended by itself."""
+    code: int | None = backend(spec).exit_code(session.launch_folder(instance.folder))
+    return code
+
+
+def sweep(folder: str, owner: Account) -> None:
+    """End whatever still uses a runtime folder, and delete it: also after a crash, when nothing is recorded."""
+    for option, path in (("-S", session.socket(folder)), ("-auth", display.cookie_file(folder))):
+        for process in procs.with_argument(option, path, owner.uid):
+            process.end(_SERVER_GRACE)
+    shutil.rmtree(folder, ignore_errors=True)

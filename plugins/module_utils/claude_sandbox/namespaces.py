@@ -1,0 +1,98 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Joining the namespaces of a running sandbox, and giving up there what its agent has not.
+
+The constants are those of the kernel's headers: linux/nsfs.h, linux/prctl.h, linux/seccomp.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+
+_NS_GET_USERNS = 0xB701
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
+_SECCOMP_MODE_FILTER = 2
+_LAST_CAPABILITY = 63
+# The mount namespace's owner is joined first, and gives the right to join the others.
+_KINDS = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def join(pid: int) -> None:
+    """Move this process into all namespaces of another; its next child is in the pid namespace too.
+
+    The account must own the sandbox. Raises OSError. The process must have one thread only.
+    """
+    user = _foreign(pid, "user")
+    others = [descriptor for kind in _KINDS if (descriptor := _foreign(pid, kind)) is not None]
+    if user is not None and others:
+        # bwrap may have made a second user namespace inside the first, which owns the other namespaces.
+        owner = fcntl.ioctl(others[0], _NS_GET_USERNS)
+        if os.fstat(owner).st_ino != os.fstat(user).st_ino:
+            others = [owner, *others, user]
+        else:
+            others = [user, *others]
+    for descriptor in others:
+        _call(_libc.setns, descriptor, 0)
+        os.close(descriptor)
+
+
+def _foreign(pid: int, kind: str) -> int | None:
+    """A descriptor of the namespace of that kind, or None where this process is in it already."""
+    descriptor = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    if os.fstat(descriptor).st_ino == os.stat(f"/proc/self/ns/{kind}").st_ino:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def give_up_privileges(filter_program: bytes | None) -> None:
+    """No capability after the next execve, none by way of a setuid file, and the filter on system calls."""
+    for capability in range(_LAST_CAPABILITY + 1):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            break
+    _call(_libc.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if filter_program is not None:
+        program = _Program(len(filter_program) // 8, filter_program)
+        _call(_libc.prctl, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends."""
+    _call(_libc.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def same_file(source: str, root: str, target: str) -> bool:
+    """Whether `target` under `root` is the same file as `source`, with no symbolic link on either way."""
+    try:
+        return _identity("/", source) == _identity(root, target)
+    except OSError:
+        return False
+
+
+def _identity(root: str, path: str) -> tuple[int, int]:
+    descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in path.strip("/").split("/"):
+            # A link is opened itself, and then is no directory to go on from.
+            deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = deeper
+        status = os.fstat(descriptor)
+        return status.st_dev, status.st_ino
+    finally:
+        os.close(descriptor)
+
+
+def _call(function: ctypes._NamedFuncPointer, *arguments: object) -> None:
+    if function(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,79 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Observed and asked for → what to do. Pure: check mode shows this plan, and a run carries it out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from .errors import SandboxError
+from .spec import NEXT_START, RECREATE, Difference, Spec, differences
+
+RUNNING, STOPPED, DEAD, ABSENT = "running", "stopped", "dead", "absent"
+STATES = ("started", "stopped", "restarted", "absent")
+ON_CHANGE = ("fail", "restart", "ignore")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Actions in the order in which they are carried out: update, create, stop, start, destroy.
+
+    differences: what is asked for otherwise than recorded, whether or not an action follows.
+    """
+
+    actions: tuple[str, ...]
+    differences: tuple[Difference, ...] = ()
+
+
+def make(
+    name: str,
+    state: str,
+    status: str,
+    recorded: Spec | None,
+    desired: Spec | None,
+    on_change: str = "fail",
+    secrets_differ: bool = False,
+) -> Plan:
+    """What brings a sandbox from its status to the state asked for.
+
+    desired: None stands for "as recorded".
+    Raises SandboxError where a change would need what `on_change` does not allow.
+    """
+    if state == "absent":
+        return Plan(() if status == ABSENT else ("destroy",))
+    if state == "stopped":
+        # One that has ended by itself is stopped already, and stays known as dead.
+        return Plan(("stop",) if status == RUNNING else ())
+    if recorded is None:
+        if desired is None:
+            raise SandboxError(f"There is no sandbox {name!r}.", "Give project_dir to make it.")
+        return Plan(("create", "start"))
+    found = tuple(differences(recorded, desired)) if desired is not None else ()
+    return Plan(_to_running(name, state, status, found, on_change, secrets_differ), found)
+
+
+def _to_running(
+    name: str, state: str, status: str, found: tuple[Difference, ...], on_change: str, secrets_differ: bool
+) -> tuple[str, ...]:
+    applied = () if on_change == "ignore" else found
+    if any(difference.apply == RECREATE for difference in applied):
+        if on_change == "fail":
+            raise _refused(name, [d for d in applied if d.apply == RECREATE], "needs another sandbox in its place")
+        return ("destroy", "create", "start")
+    update = ("update",) if applied or secrets_differ else ()
+    if status != RUNNING:
+        return (*update, "start")
+    waiting = [difference for difference in applied if difference.apply != NEXT_START]
+    if state == "started" and waiting and on_change == "fail":
+        raise _refused(name, waiting, "needs a restart, which ends what the agent is doing")
+    if state == "restarted" or waiting:
+        return (*update, "stop", "start")
+    return update
+
+
+def _refused(name: str, found: list[Difference], why: str) -> SandboxError:
+    fields = ", ".join(f"{d.field} ({d.before!r} → {d.after!r})" for d in found)
+    return SandboxError(
+        f"Sandbox {name!r} exists with other settings, and the change {why}: {fields}.",
+        "Set on_change to restart to allow it, or to ignore to keep what is recorded.",
+    )

@@ -1,0 +1,256 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Processes: known by pid and start time, signalled without a race, forked under another account."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from .errors import SandboxError
+from .host import Account
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """A process that cannot be mistaken for another one that got its pid later.
+
+    start: ticks of the clock since boot, field 22 of /proc/PID/stat.
+    """
+
+    pid: int
+    start: int
+
+    def alive(self) -> bool:
+        """Whether it still runs; one that waits to be reaped does not."""
+        return _start_if_alive(self.pid) == self.start
+
+    def signal(self, number: int) -> None:
+        """Send a signal; nothing where the process is gone."""
+        with contextlib.suppress(ProcessLookupError), self._pidfd() as descriptor:
+            signal.pidfd_send_signal(descriptor, number)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within that time."""
+        try:
+            with self._pidfd() as descriptor:
+                poller = select.poll()
+                poller.register(descriptor, select.POLLIN)
+                return bool(poller.poll(seconds * 1000))
+        except ProcessLookupError:
+            return True
+
+    def end(self, grace: float) -> None:
+        """Ask it to end; make it, when it has not done so after `grace` seconds."""
+        self.signal(signal.SIGTERM)
+        if not self.wait(grace):
+            self.signal(signal.SIGKILL)
+            self.wait(5)
+
+    @contextlib.contextmanager
+    def _pidfd(self) -> Iterator[int]:
+        descriptor = os.pidfd_open(self.pid)
+        try:
+            # The descriptor holds on to whoever has the pid now: look only afterwards who that is.
+            if not self.alive():
+                raise ProcessLookupError(self.pid)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _stat(pid: int | str) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third on (the second may hold anything)."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()
+
+
+def _start_if_alive(pid: int) -> int | None:
+    try:
+        fields = _stat(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def identify(pid: int) -> Process | None:
+    """The process that has this pid now, or None."""
+    start = _start_if_alive(pid)
+    return None if start is None else Process(pid, start)
+
+
+def children(pid: int) -> list[Process]:
+    """The children of a process' main thread."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            pids = [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [child for child in map(identify, pids) if child is not None]
+
+
+def command_name(pid: int) -> str | None:
+    """The name the kernel shows for a process (15 bytes at most), or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def every_pid() -> Iterator[int]:
+    """The pids of this machine."""
+    return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+
+
+def with_argument(option: str, value: str, uid: int) -> list[Process]:
+    """The processes of an account that were started with `option value` next to each other in their argv."""
+    wanted = f"\0{option}\0{value}\0".encode()
+    found = []
+    for pid in every_pid():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if os.stat(f"/proc/{pid}").st_uid != uid:
+                continue
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if wanted in file.read():
+                    found.append(identify(pid))
+    return [process for process in found if process is not None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What a group of processes uses: CPU seconds so far, resident bytes now, how many they are."""
+
+    cpu_seconds: float
+    memory_bytes: int
+    processes: int
+
+
+def namespace_usage(init_pid: int) -> Usage:
+    """What the processes of one pid namespace use, without starting any.
+
+    Shared pages count once for each process that has them (rss), so memory is an upper bound.
+    """
+    page = os.sysconf("SC_PAGE_SIZE")
+    try:
+        namespace = os.stat(f"/proc/{init_pid}/ns/pid").st_ino
+    except OSError:
+        return Usage(0.0, 0, 0)
+    ticks = pages = count = 0
+    for pid in every_pid():
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}/ns/pid").st_ino == namespace:
+                fields = _stat(pid)
+                ticks += sum(int(field) for field in fields[11:15])
+                pages += int(fields[21])
+                count += 1
+    return Usage(ticks / _TICKS, pages * page, count)
+
+
+def until(condition: Callable[[], Any], seconds: float, step: float = 0.001) -> Any:
+    """The first true value of `condition`, asked again and again; else its last value, after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value or time.monotonic() >= end:
+            return value
+        time.sleep(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forked:
+    """A forked child that works for us and answers with one JSON value."""
+
+    pid: int
+    answer: int
+
+    def result(self) -> Any:
+        """What the function returned; its SandboxError raised again here."""
+        with open(self.answer, encoding="utf-8") as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(self.pid, 0)
+        if not text:
+            raise RuntimeError(f"a forked worker ended without an answer (wait status {status})")
+        reply = json.loads(text)
+        if "what" in reply:
+            raise SandboxError(reply["what"], reply["hint"])
+        if "crash" in reply:
+            raise RuntimeError(reply["crash"])
+        return reply["value"]
+
+
+def fork(account: Account | None, function: Callable[[], Any]) -> Forked:
+    """Run a function in a child, for good under `account` where one is given; its value must be JSON's."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(write_end)
+        return Forked(pid, read_end)
+    # Here no exception may climb into the parent's code, and no cleanup of the parent's may run.
+    try:
+        os.close(read_end)
+        with open(write_end, "w", encoding="utf-8") as pipe:
+            json.dump(_reply(account, function), pipe)
+    finally:
+        os._exit(0)
+
+
+def _reply(account: Account | None, function: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        if account is not None:
+            become(account)
+        return {"value": function()}
+    except SandboxError as error:
+        return {"what": error.what, "hint": error.hint}
+    except BaseException:
+        import traceback
+
+        return {"crash": traceback.format_exc()}
+
+
+def become(account: Account) -> None:
+    """Turn this process into one of the account's, with no way back."""
+    os.setgroups(account.groups)
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    os.umask(0o077)
+    os.chdir("/")
+
+
+def as_account(account: Account, function: Callable[[], Any]) -> Any:
+    """The function's value, worked out under that account; in this process where it is already so."""
+    if account.uid == os.geteuid():
+        return function()
+    return fork(account, function).result()
+
+
+def in_parallel(workers: int, functions: Sequence[Callable[[], Any]]) -> Iterable[Any]:
+    """The functions' values in order, worked out by up to `workers` forks at a time.
+
+    A function's SandboxError stands in its place, so that the others' results are not lost.
+    """
+    running: list[Forked] = []
+    done = 0
+    for function in functions:
+        if len(running) - done >= workers:
+            yield _outcome(running[done])
+            done += 1
+        running.append(fork(None, function))
+    for forked in running[done:]:
+        yield _outcome(forked)
+
+
+def _outcome(forked: Forked) -> Any:
+    try:
+        return forked.result()
+    except SandboxError as error:
+        return error

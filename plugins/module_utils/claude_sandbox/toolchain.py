@@ -1,0 +1,163 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Where the programs inside come from: the host's own /usr, or a Nix profile."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+
+from .errors import SandboxError
+from .grants import Bind
+from .host import Account, missing_program
+from .spec import Spec
+
+NIX_PROFILE = "/nix/var/nix/profiles/claude-sandbox"
+_PROGRAMS = "/opt/claude-sandbox/bin"
+_USR_PATH = ("/usr/local/bin", "/usr/bin")
+# Of /etc only what programs need to run: nothing that names accounts, keys or services of the host.
+_ETC = (
+    "alternatives",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "chromium",
+    "chromium.d",
+    "claude-code",
+    "debian_version",
+    "fonts",
+    "gai.conf",
+    "host.conf",
+    "hosts",
+    "inputrc",
+    "java-17-openjdk",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "magic",
+    "magic.mime",
+    "mime.types",
+    "networks",
+    "os-release",
+    "pki/tls/certs",
+    "protocols",
+    "resolv.conf",
+    "rpc",
+    "services",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "terminfo",
+    "timezone",
+    "xattr.conf",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Toolchain:
+    """The programs inside: read-only mounts, links, PATH, and the shell."""
+
+    kind: str
+    binds: tuple[Bind, ...]
+    links: tuple[tuple[str, str], ...]  # (path, what it points to)
+    path: str
+    shell: str
+
+
+def find(spec: Spec) -> Toolchain:
+    """The toolchain that the spec asks for on this host.
+
+    Raises SandboxError where this host has none of that kind.
+    """
+    has_nix = os.path.isdir(f"{NIX_PROFILE}/bin")
+    if spec.toolchain == "nix" or (spec.toolchain == "auto" and has_nix):
+        if not has_nix:
+            raise SandboxError(
+                f"This host has no Nix profile {NIX_PROFILE}.", "Install one there, or use toolchain: host."
+            )
+        return _nix()
+    return _host()
+
+
+def agent_argv(spec: Spec, toolchain: Toolchain, owner: Account) -> tuple[list[str], tuple[Bind, ...]]:
+    """The agent's argv without its arguments, and what must be mounted for it beyond the toolchain."""
+    if spec.agent == ["shell"]:
+        return [toolchain.shell], ()
+    if spec.agent != ["claude"]:
+        return list(spec.agent), ()
+    path, binds = _claude(toolchain, owner)
+    return [path], binds
+
+
+def masks(toolchain: Toolchain) -> tuple[tuple[str, bool], ...]:
+    """What of the mounts not everybody may read, each with whether it is a folder: to be hidden where root runs.
+
+    Reads the whole tree: a second or two.
+    """
+    return tuple(found for bind in toolchain.binds for found in _for_root_only(bind.source))
+
+
+def _host() -> Toolchain:
+    if not os.path.exists("/usr/bin/bash"):
+        raise SandboxError("This host has no /usr/bin/bash, so its /usr is no toolchain.", "Use toolchain: nix.")
+    binds = [Bind("/usr", "/usr"), *_etc()]
+    links = []
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
+        if os.path.islink(f"/{name}"):
+            links.append((f"/{name}", os.readlink(f"/{name}")))
+        elif os.path.isdir(f"/{name}"):
+            binds.append(Bind(f"/{name}", f"/{name}"))
+    return Toolchain("host", tuple(binds), tuple(links), ":".join((_PROGRAMS, *_USR_PATH)), "/usr/bin/bash")
+
+
+def _nix() -> Toolchain:
+    programs = os.path.realpath(f"{NIX_PROFILE}/bin")
+    links = (("/bin/sh", f"{programs}/bash"), ("/usr/bin/env", f"{programs}/env"))
+    path = f"{_PROGRAMS}:{programs}"
+    return Toolchain("nix", (Bind("/nix/store", "/nix/store"), *_etc()), links, path, f"{programs}/bash")
+
+
+def _etc() -> Iterator[Bind]:
+    for name in _ETC:
+        # The file behind a link: /etc/resolv.conf often points into /run, which is not inside.
+        source = os.path.realpath(f"/etc/{name}")
+        if os.path.exists(source) and _readable_by_all(os.stat(source).st_mode):
+            yield Bind(source, f"/etc/{name}")
+
+
+def _claude(toolchain: Toolchain, owner: Account) -> tuple[str, tuple[Bind, ...]]:
+    """Claude Code's program: the toolchain's, or the account's own, which is then mounted as one file."""
+    found = shutil.which("claude", path=toolchain.path)
+    if found:
+        return found, ()
+    own = ":".join((f"{owner.home}/.local/bin", f"{owner.home}/.claude/local"))
+    found = shutil.which("claude", path=own)
+    if not found:
+        raise missing_program("claude")
+    program = os.path.realpath(found)
+    with open(program, "rb") as file:
+        if file.read(4) != b"\x7fELF":
+            raise SandboxError(
+                f"{found} is a script, which cannot run in a sandbox without the rest of its installation.",
+                "Install Claude Code's native program (claude install), or one under /usr/local.",
+            )
+    inside = f"{_PROGRAMS}/claude"
+    return inside, (Bind(program, inside),)
+
+
+def _readable_by_all(mode: int) -> bool:
+    needed = stat.S_IROTH | stat.S_IXOTH if stat.S_ISDIR(mode) else stat.S_IROTH
+    return stat.S_ISLNK(mode) or mode & needed == needed
+
+
+def _for_root_only(path: str) -> Iterator[tuple[str, bool]]:
+    """What of a tree not everybody may read, and whether it is a folder; such a folder's content is not named."""
+    mode = os.lstat(path).st_mode
+    if not _readable_by_all(mode):
+        yield path, stat.S_ISDIR(mode)
+    elif stat.S_ISDIR(mode):
+        with os.scandir(path) as entries:
+            for entry in entries:
+                yield from _for_root_only(entry.path)

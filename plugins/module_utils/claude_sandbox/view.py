@@ -1,0 +1,61 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""A sandbox as every door shows it."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from . import lifecycle, plan, session
+from .host import Host
+from .registry import Record
+
+
+def of(host: Host, record: Record, status: str) -> dict[str, Any]:
+    """The sandbox's fields. Starts no process."""
+    spec, instance = record.asked(), record.instance
+    live = instance if status == plan.RUNNING else None
+    # A dead sandbox keeps its session, with the last screen, until it is stopped or started again.
+    kept = instance if status in (plan.RUNNING, plan.DEAD) else None
+    view: dict[str, Any] = {
+        "id": record.id,
+        "name": record.name,
+        "status": status,
+        **spec.to_dict(),
+        "created_at": _iso(record.created_at),
+        "started_at": _iso(instance.started_at) if instance else None,
+        "stopped_at": _iso(instance.stopped_at) if instance else None,
+        "exit_code": None,
+        "pid": live.init.pid if live else None,
+        "pid_xvfb": live.xvfb.pid if live and live.xvfb else None,
+        "display_num": live.display if live else None,
+        "tmux_session": session.SESSION if kept else None,
+        "tmux_socket": session.socket(kept.folder) if kept else None,
+        "qemu_qmp_socket": None,
+        "attach_command": attach_command(host, record, kept.folder) if kept else None,
+        "log": lifecycle.log_file(record),
+        "given": list(instance.given) if instance else [],
+        "skipped": dict(instance.skipped) if instance else {},
+    }
+    if instance and status == plan.DEAD:
+        view["exit_code"] = lifecycle.exit_code(spec, instance)
+    elif instance and status == plan.STOPPED:
+        view["exit_code"] = instance.exit_code
+    return view
+
+
+def attach_command(host: Host, record: Record, folder: str) -> str:
+    """What a person types on this host to see the session."""
+    argv = ["env", "-u", "TMUX", *session.attach_argv(host, folder)]
+    user = record.asked().user
+    if host.uid == 0 and user not in (None, "root"):
+        argv = ["sudo", "-u", str(user), *argv]
+    return session.shell_words(argv)
+
+
+def _iso(seconds: float | None) -> str | None:
+    """Seconds since the epoch, as ISO 8601 in UTC."""
+    if seconds is None:
+        return None
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat(timespec="milliseconds")
