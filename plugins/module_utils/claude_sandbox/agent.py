@@ -15,6 +15,8 @@ from .spec import Spec
 from .toolchain import Toolchain
 
 _CLAUDE_JSON_LIMIT = 32 << 20  # bytes
+# Its program and its plugins are read-only inside, so it need not try to renew them.
+_CLAUDE_ENV = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1"}
 _APPROVED_TAIL = 20  # characters of an API key by which Claude Code remembers that it was approved
 
 
@@ -69,7 +71,7 @@ def environment(
         "IS_SANDBOX": "1",
     }
     if is_claude(spec):
-        env["DISABLE_AUTOUPDATER"] = "1"
+        env |= _CLAUDE_ENV
     return env | dict(granted.env) | spec.env
 
 
@@ -109,5 +111,13 @@ def _claude_state(spec: Spec, owner: Account, shared: bool, secrets: Mapping[str
 
 
 def can_resume(spec: Spec, claude_dir: str) -> bool:
-    """Whether there is a conversation to go on with: Claude Code ends with an error where there is none."""
-    return is_claude(spec) and bool(usage.transcripts(claude_dir, spec.project_dir))
+    """Whether there is a conversation to go on with.
+
+    The interface ends with an error where there is none, and one held with --print does not count for it
+    (measured with 2.1.197); --print itself begins a new one.
+    """
+    if not is_claude(spec):
+        return False
+    if not {"-p", "--print"}.isdisjoint(spec.agent_args):
+        return True
+    return usage.has_conversation(claude_dir, spec.project_dir)

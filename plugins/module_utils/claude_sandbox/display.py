@@ -39,7 +39,7 @@ class Starting:
         os.mkdir(f"{folder}/screen", 0o700)
         self._answer, write_end = os.pipe()
         try:
-            with open(f"{folder}/xvfb.log", "wb") as log:
+            with open(files.open_new(f"{folder}/xvfb.log"), "wb") as log:
                 self._server = subprocess.Popen(
                     _argv(host.need("Xvfb"), write_end, folder, cookie, size, glx),
                     stdin=subprocess.DEVNULL,

@@ -37,8 +37,13 @@ def read_json(path: str, limit: int) -> Any:
 
 def create(path: str, content: bytes, mode: int = 0o600) -> None:
     """Make a file that is not there yet, with these bytes in it."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
+    with open(open_new(path, mode), "wb") as file:
         file.write(content)
+
+
+def open_new(path: str, mode: int = 0o600) -> int:
+    """A descriptor to write a file that is not there yet."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
 def replace(path: str, content: bytes) -> None:

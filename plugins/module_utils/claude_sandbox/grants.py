@@ -233,9 +233,7 @@ def _filled(text: str, words: Mapping[str, str]) -> str | None:
 
 
 def _passes(grant: Grant, variable: str) -> bool:
-    return any(
-        variable.startswith(name[:-1]) if name.endswith("*") else variable == name for name in grant.passes
-    )
+    return any(variable.startswith(name[:-1]) if name.endswith("*") else variable == name for name in grant.passes)
 
 
 def _check_targets(binds: list[Bind]) -> None:

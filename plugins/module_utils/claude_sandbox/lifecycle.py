@@ -112,7 +112,7 @@ def start(host: Host, task: Start) -> Instance:
         argv, agent_binds = toolchain.agent_argv(spec, tools, owner)
         screen = starting.ready() if starting else None
         place = _place(host, task, screen)
-        granted = grants.resolve(spec, place, lambda path: _readable(path))
+        granted = grants.resolve(spec, place, _readable)
         shared = "claude" in granted.given
         claude_dir = f"{owner.home}/.claude" if shared else f"{task.store}/claude"
         resumes = spec.resume and task.resumes and agent.can_resume(spec, claude_dir)
@@ -227,7 +227,9 @@ def _run(host: Host, task: Start, job: Job) -> tuple[session.Session, Process]:
 @contextlib.contextmanager
 def _gates(folder: str, command: Command) -> Iterator[Callable[[], None]]:
     """Hold the command's pipes, so that it can open them and waits; the function given lets it go on."""
-    held = [os.open(f"{session.launch_folder(folder)}/{name}", os.O_RDWR | os.O_CLOEXEC) for name in command.gates.values()]
+    held = [
+        os.open(f"{session.launch_folder(folder)}/{name}", os.O_RDWR | os.O_CLOEXEC) for name in command.gates.values()
+    ]
 
     def release() -> None:
         for descriptor in held:

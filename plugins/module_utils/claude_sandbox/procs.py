@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import json
@@ -11,12 +12,14 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from .errors import SandboxError
 from .host import Account
 
+_CODECS = ("ascii", "latin-1", "utf-16-le")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -107,6 +110,16 @@ def command_name(pid: int) -> str | None:
         return None
 
 
+def innermost_pid(pid: int) -> int | None:
+    """The pid that a process has in its own pid namespace, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            line = next((line for line in file if line.startswith("NSpid:")), "")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(line.split()[-1]) if line else pid
+
+
 def every_pid() -> Iterator[int]:
     """The pids of this machine."""
     return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
@@ -190,6 +203,10 @@ class Forked:
 
 def fork(account: Account | None, function: Callable[[], Any]) -> Forked:
     """Run a function in a child, for good under `account` where one is given; its value must be JSON's."""
+    if account is not None:
+        # Python loads a codec at its first use, from where the account may not be able to read.
+        for codec in _CODECS:
+            codecs.lookup(codec)
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid:
@@ -211,9 +228,7 @@ def _reply(account: Account | None, function: Callable[[], Any]) -> dict[str, An
         return {"value": function()}
     except SandboxError as error:
         return {"what": error.what, "hint": error.hint}
-    except BaseException:
-        import traceback
-
+    except BaseException:  # noqa: BLE001 - whatever it was, the parent has to hear of it
         return {"crash": traceback.format_exc()}
 
 
@@ -224,13 +239,6 @@ def become(account: Account) -> None:
     os.setresuid(account.uid, account.uid, account.uid)
     os.umask(0o077)
     os.chdir("/")
-
-
-def as_account(account: Account, function: Callable[[], Any]) -> Any:
-    """The function's value, worked out under that account; in this process where it is already so."""
-    if account.uid == os.geteuid():
-        return function()
-    return fork(account, function).result()
 
 
 def in_parallel(workers: int, functions: Sequence[Callable[[], Any]]) -> Iterable[Any]:

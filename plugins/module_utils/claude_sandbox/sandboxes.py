@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from . import files, plan, procs
 from .errors import SandboxError, shown
 from .host import Account, Host, account
 from .instance import Instance
-from .registry import Record, Registry
+from .registry import Record, Registry, remove_tree
 from .spec import Spec, check_name, environment, parse
+
+if TYPE_CHECKING:
+    from .inside import Completed, Wait
 
 _SECRETS_LIMIT = 1 << 20
 _SOCKET_LIMIT = 107  # bytes of a UNIX socket's path, unix(7)
@@ -140,28 +144,32 @@ class Sandboxes:
 
     def ensure_all(
         self, requests: Sequence[Request], prune: bool = False, check: bool = False, workers: int | None = None
-    ) -> list[Outcome | SandboxError]:
+    ) -> dict[str, Outcome | SandboxError]:
         """Bring many sandboxes to their states, some at a time; with `prune`, destroy all others.
 
         A sandbox that fails has its error in its place, and does not keep the others from theirs.
+        Raises SandboxError where two requests have one name.
         """
-        wanted = list(requests)
+        wanted = {request.name: request for request in requests}
+        if len(wanted) != len(requests):
+            names = [request.name for request in requests]
+            raise SandboxError(f"Sandbox {shown(next(n for n in names if names.count(n) > 1))} is in the list twice.")
         if prune:
-            named = {request.name for request in wanted}
-            wanted += [Request(name, "absent") for name in self.registry.names() if name not in named]
-        pending = [index for index, request in enumerate(wanted) if not self._settled(request)]
-        results: dict[int, Outcome | SandboxError] = {}
-        jobs = [lambda request=wanted[index]: dataclasses.asdict(self.ensure(request, check)) for index in pending]
-        for index, result in zip(pending, procs.in_parallel(workers or os.cpu_count() or 1, jobs), strict=True):
-            results[index] = result if isinstance(result, SandboxError) else _outcome(result)
-        return [results[index] if index in results else self.ensure(wanted[index], check=True) for index in range(len(wanted))]
+            wanted |= {name: Request(name, "absent") for name in self.registry.names() if name not in wanted}
+        results: dict[str, Outcome | SandboxError] = {}
+        for name, request in wanted.items():
+            try:
+                results[name] = self.ensure(request, check=True)
+            except SandboxError as error:
+                results[name] = error
+        todo = [name for name, result in results.items() if isinstance(result, Outcome) and result.changed]
+        if not check:
+            jobs = [functools.partial(self._ensured, wanted[name]) for name in todo]
+            results |= zip(todo, map(_outcome, procs.in_parallel(workers or os.cpu_count() or 1, jobs)), strict=True)
+        return results
 
-    def _settled(self, request: Request) -> bool:
-        """Whether nothing is to be done: worked out here, for it costs less than a fork."""
-        try:
-            return not self.ensure(request, check=True).changed
-        except SandboxError:
-            return False
+    def _ensured(self, request: Request) -> dict[str, Any]:
+        return dataclasses.asdict(self.ensure(request))
 
     def _desired(self, request: Request) -> Spec | None:
         if request.state in ("stopped", "absent") or request.params is None:
@@ -189,11 +197,9 @@ class Sandboxes:
         from . import lifecycle
 
         owner = self.owner(spec)
-        procs.as_account(owner, lambda: lifecycle.preflight(self.host, spec, owner, self.registry.state_dir))
+        self._as(owner, spec, lambda: lifecycle.preflight(self.host, spec, owner, self.registry.state_dir))
 
-    def _carry_out(
-        self, request: Request, actions: Sequence[str], record: Record | None, spec: Spec | None
-    ) -> None:
+    def _carry_out(self, request: Request, actions: Sequence[str], record: Record | None, spec: Spec | None) -> None:
         with contextlib.ExitStack() as held:
             if record is not None:
                 current = held.enter_context(self.registry.locked(record))
@@ -201,22 +207,28 @@ class Sandboxes:
                     raise SandboxError(f"Another process changed sandbox {shown(request.name)} just now.", "Try again.")
                 record = current
             for action in actions:
-                record = self._act(action, request, record, spec, held)
+                if action == "create" and spec is not None:
+                    record = held.enter_context(self._created(request, spec))
+                elif record is not None:
+                    record = self._act(action, request, record, spec)
 
-    def _act(
-        self, action: str, request: Request, record: Record | None, spec: Spec | None, held: contextlib.ExitStack
-    ) -> Record | None:
-        if action == "create":
-            assert spec is not None
-            record = held.enter_context(self.registry.claim(request.name, spec, self.owner(spec)))
-            # A sandbox that never came up leaves no record; what follows a start keeps it.
-            held.push(lambda kind, error, trace: self._forget(record) if error is not None else None)
-            self._store_secrets(request, record)
-            return record
-        assert record is not None
+    @contextlib.contextmanager
+    def _created(self, request: Request, spec: Spec) -> Iterator[Record]:
+        """A new sandbox, held while it comes up; one that never does leaves no record."""
+        with self.registry.claim(request.name, spec, self.owner(spec)) as record:
+            try:
+                self._store_secrets(request, record)
+                yield record
+            except BaseException:
+                # What made this necessary is the error to be told, not a second one.
+                with contextlib.suppress(SandboxError):
+                    self._destroy(record, purge=False)
+                raise
+
+    def _act(self, action: str, request: Request, record: Record, spec: Spec | None) -> Record:
         if action == "destroy":
             self._destroy(record, request.purge)
-            return None
+            return record
         if action == "update":
             record = dataclasses.replace(record, spec=spec)
             self.registry.write_spec(record)
@@ -236,9 +248,7 @@ class Sandboxes:
         folder = self._runtime_folder(record, owner)
         task = lifecycle.Start(record, owner, folder, store, self._secret_env(record), record.instance is not None)
         try:
-            instance = Instance.parse(
-                procs.as_account(owner, lambda: lifecycle.start(self.host, task).to_dict())
-            )
+            instance = Instance.parse(self._as(owner, spec, lambda: lifecycle.start(self.host, task).to_dict()))
         except BaseException:
             _remove_empty(folder)
             raise
@@ -252,10 +262,10 @@ class Sandboxes:
         owner = self.owner(spec)
         if instance is None:
             folder = self._runtime_path(record, owner)
-            procs.as_account(owner, lambda: lifecycle.sweep(folder, owner))
+            self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
             _remove_empty(folder)
             return None
-        ended = Instance.parse(procs.as_account(owner, lambda: lifecycle.stop(spec, instance, owner).to_dict()))
+        ended = Instance.parse(self._as(owner, spec, lambda: lifecycle.stop(spec, instance, owner).to_dict()))
         _remove_empty(instance.folder)
         self.registry.write_instance(record, ended)
         return ended
@@ -265,24 +275,20 @@ class Sandboxes:
             self._stop(record)
             owner, spec = self.owner(record.spec), record.spec
             # As the owner: root would follow what the owner may have put in its own folders.
-            procs.as_account(owner, lambda: _empty(record.data))
+            self._as(owner, spec, lambda: _empty(record.data))
             if purge:
                 store = self.registry.project_store(spec, owner)
-                procs.as_account(owner, lambda: _empty(store))
+                self._as(owner, spec, lambda: _empty(store))
                 _remove_empty(store)
         self.registry.remove(record)
-
-    def _forget(self, record: Record) -> None:
-        with contextlib.suppress(SandboxError):
-            self._destroy(record, purge=False)
 
     def _runtime_folder(self, record: Record, owner: Account) -> str:
         """An empty folder of the owner's for sockets and the framebuffer."""
         from . import lifecycle
 
-        folder = self._runtime_path(record, owner)
+        spec, folder = record.asked(), self._runtime_path(record, owner)
         if os.path.lexists(folder):
-            procs.as_account(owner, lambda: lifecycle.sweep(folder, owner))
+            self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
             _remove_empty(folder)
         parent = os.path.dirname(folder)
         try:
@@ -295,7 +301,7 @@ class Sandboxes:
                 if owner.uid != self.host.uid:
                     os.chown(folder, owner.uid, owner.gid)
             else:
-                procs.as_account(owner, lambda: os.mkdir(folder, 0o700))
+                self._as(owner, spec, lambda: os.mkdir(folder, 0o700))
         except OSError as error:
             raise SandboxError(f"{folder} cannot be made: {error.strerror}.") from None
         return folder
@@ -312,6 +318,75 @@ class Sandboxes:
         if len(f"{near}/tmux".encode()) <= _SOCKET_LIMIT:
             return near
         return f"/tmp/claude-sandbox-{owner.uid}/{record.id}"
+
+    # Working inside
+
+    def execute(
+        self,
+        ref: str,
+        argv: Sequence[str],
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+    ) -> Completed:
+        """Run a command in a running sandbox, with the agent's environment and `env` beside it.
+
+        timeout: seconds. Raises SandboxError where the sandbox does not run.
+        """
+        from . import inside
+
+        record = self.registry.resolve(ref)
+        instance, spec = inside.live_instance(record), record.asked()
+        whole = {**instance.env, **self._secret_env(record), **environment("env", env or {})}
+        folder = cwd or spec.project_dir
+
+        def work() -> dict[str, Any]:
+            return inside.execute(record, argv, whole, folder, stdin, timeout).to_json()
+
+        return inside.Completed.from_json(self._as(self.owner(spec), spec, work, always_fork=True))
+
+    def exists(self, ref: str, path: str) -> bool:
+        """Whether a path exists inside a running sandbox."""
+        from . import inside
+
+        record = self.registry.resolve(ref)
+        inside.live_instance(record)
+        spec = record.asked()
+        return bool(self._as(self.owner(spec), spec, lambda: inside.exists(record, path)))
+
+    def converse(self, ref: str, text: str | None, keys: Sequence[str], wait: Wait) -> dict[str, Any]:
+        """Type into the agent's terminal, wait for an answer, read the screen (see inside.converse)."""
+        from . import inside
+
+        record = self.registry.resolve(ref)
+        inside.live_instance(record)
+        spec = record.asked()
+        owner = self.owner(spec)
+        found: dict[str, Any] = self._as(owner, spec, lambda: inside.converse(self.host, record, text, keys, wait))
+        return found
+
+    def usage(self, record: Record) -> dict[str, Any]:
+        """What a sandbox uses: its processes now, and its agent's tokens since it was made."""
+        from . import inside, usage
+
+        spec = record.asked()
+        running = self.status(record) == plan.RUNNING
+        instance = inside.live_instance(record) if running else None
+        owner = self.owner(spec)
+        shared = record.instance is None or "claude" in record.instance.given
+        claude_dir = f"{owner.home}/.claude"
+        if not shared:
+            claude_dir = f"{self.registry.project_store(spec, owner)}/claude"
+        tokens = self._as(
+            owner, spec, lambda: dataclasses.asdict(usage.measure(claude_dir, spec.project_dir, record.created_at))
+        )
+        processes = procs.namespace_usage(instance.init.pid) if instance else procs.Usage(0.0, 0, 0)
+        return {
+            "process": dataclasses.asdict(processes),
+            "session": tokens,
+            "activity": inside.activity_of(record) if running else None,
+        }
 
     # Secrets
 
@@ -330,13 +405,26 @@ class Sandboxes:
             return
         import json
 
-        owner, path = self.owner(record.asked()), _secrets_file(record)
-        procs.as_account(owner, lambda: files.replace(path, json.dumps(content).encode()))
+        spec, path = record.asked(), _secrets_file(record)
+        self._as(self.owner(spec), spec, lambda: files.replace(path, json.dumps(content).encode()))
 
     def _secret_env(self, record: Record) -> dict[str, str]:
         stored = _secrets(record)
         key = {API_KEY: stored["api_key"]} if "api_key" in stored else {}
         return {**key, **stored.get("secret_env", {})}
+
+    def _as(self, owner: Account, spec: Spec, function: Callable[[], Any], always_fork: bool = False) -> Any:
+        """The function's value, worked out under the sandbox's account, in a child where that is another one.
+
+        always_fork: for what changes its process for good, or must be the only thread.
+        """
+        from . import lifecycle
+
+        # Everything is imported before: that account may not be able to read what we were started from.
+        lifecycle.backend(spec)
+        if owner.uid != self.host.uid:
+            return procs.fork(owner, function).result()
+        return procs.fork(None, function).result() if always_fork else function()
 
     # Telling
 
@@ -366,7 +454,10 @@ class Sandboxes:
                     yield f"{name} is not in the sandbox: {why}."
 
 
-def _outcome(content: Mapping[str, Any]) -> Outcome:
+def _outcome(content: Mapping[str, Any] | SandboxError) -> Outcome | SandboxError:
+    """What a worker made of an outcome, as an Outcome again."""
+    if isinstance(content, SandboxError):
+        return content
     values = dict(content)
     return Outcome(**{**values, "actions": tuple(values["actions"]), "warnings": tuple(values["warnings"])})
 
@@ -381,8 +472,6 @@ def _secrets(record: Record) -> dict[str, Any]:
 
 
 def _empty(path: str) -> None:
-    from .registry import remove_tree
-
     for entry in os.scandir(path):
         if entry.is_dir(follow_symlinks=False):
             remove_tree(entry.path)

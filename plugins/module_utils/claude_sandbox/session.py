@@ -23,6 +23,7 @@ _COLUMNS, _ROWS = 160, 48
 
 # Copies the pane's output to a file, and begins another when it is full; the one before is kept.
 _LOG_SCRIPT = """\
+umask 077
 while dd bs=65536 count="$LOG_LIMIT" iflag=count_bytes status=none >>"$LOG"; do
   [ "$(wc -c <"$LOG")" -ge "$LOG_LIMIT" ] || exit 0
   mv -f "$LOG" "$LOG.1"
@@ -64,7 +65,7 @@ def socket(folder: str) -> str:
 
 
 def start(host: Host, folder: str, log: str, title: str, command: Command) -> Session:
-    """Start the server with the command in its pane.
+    """Start the server with the command in its pane, where files are made with the usual umask.
 
     Raises SandboxError with tmux's own words where it refuses.
     """
@@ -126,6 +127,7 @@ def _tmux(
         errors="replace",
         check=False,
         timeout=30,
+        umask=0o022,
     )
 
 

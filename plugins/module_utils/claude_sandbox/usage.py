@@ -75,11 +75,11 @@ def transcripts(claude_dir: str, project_dir: str) -> list[str]:
     """The transcripts of a project, those of its subagents too."""
     folder = f"{claude_dir}/projects/{encoded(project_dir)}"
     found = []
-    for path, folders, files in os.walk(folder):
+    for path, folders, names in os.walk(folder):
         # SESSION.jsonl, and SESSION/subagents/agent-ID.jsonl: nothing of ours is deeper.
         if path.count("/") - folder.count("/") >= 2:
             folders.clear()
-        found += [f"{path}/{name}" for name in files if name.endswith(".jsonl")]
+        found += [f"{path}/{name}" for name in names if name.endswith(".jsonl")]
     return sorted(found)
 
 
@@ -98,6 +98,20 @@ def measure(claude_dir: str, project_dir: str, since: float) -> Usage:
     return usage
 
 
+def has_conversation(claude_dir: str, project_dir: str) -> bool:
+    """Whether a conversation of Claude Code's interface is recorded for a project."""
+    ignored = Usage()
+    return any(
+        isinstance(record, dict)
+        and record.get("type") == "user"
+        and record.get("cwd") == project_dir
+        and not record.get("isSidechain")
+        and record.get("entrypoint") != "sdk-cli"
+        for path in transcripts(claude_dir, project_dir)
+        for record in _records(path, ignored)
+    )
+
+
 def _belongs(record: Any, project_dir: str, since: float) -> bool:
     if not isinstance(record, dict) or record.get("type") != "assistant" or not isinstance(record.get("message"), dict):
         return False
@@ -111,9 +125,7 @@ def _belongs(record: Any, project_dir: str, since: float) -> bool:
     return when >= since
 
 
-def _note(
-    message: dict[str, Any], messages: dict[str, tuple[str, dict[str, int]]], tools: set[str]
-) -> None:
+def _note(message: dict[str, Any], messages: dict[str, tuple[str, dict[str, int]]], tools: set[str]) -> None:
     """One record stands for each block of a message, and each repeats the message's whole usage."""
     identity, model, counts = message.get("id"), message.get("model"), message.get("usage")
     if not isinstance(identity, str) or not isinstance(counts, dict) or model == "<synthetic>":
@@ -153,11 +165,23 @@ def _records(path: str, usage: Usage) -> Iterator[Any]:
         usage.complete = usage.complete and left > 0
 
 
-def activity(sessions: str, pid: int) -> str | None:
-    """What Claude Code says that it does: idle, busy or waiting; None where it says nothing.
+@dataclasses.dataclass(frozen=True)
+class Activity:
+    """What Claude Code says that it does: idle, busy or waiting, and a mark that changes whenever it says so anew."""
 
-    sessions: the sandbox's own sessions folder; pid: that of the agent inside.
+    status: str
+    mark: str
+
+
+def activity(sessions: str, pid: int) -> Activity | None:
+    """What the agent with this pid (inside the sandbox) last said; None where it has said nothing.
+
+    sessions: the sandbox's own sessions folder.
     """
     content = files.read_json(f"{sessions}/{pid}.json", _SESSION_LIMIT)
-    status = content.get("status") if isinstance(content, dict) else None
-    return status if isinstance(status, str) and re.fullmatch(r"[a-z_]{1,20}", status) else None
+    if not isinstance(content, dict):
+        return None
+    status = content.get("status")
+    if not isinstance(status, str) or not re.fullmatch(r"[a-z_]{1,20}", status):
+        return None
+    return Activity(status, str(content.get("updatedAt"))[:40])

@@ -58,4 +58,4 @@ def _iso(seconds: float | None) -> str | None:
     """Seconds since the epoch, as ISO 8601 in UTC."""
     if seconds is None:
         return None
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")

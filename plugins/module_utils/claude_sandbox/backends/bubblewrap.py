@@ -36,7 +36,7 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
     elif bwrap and apparmor_restricts_namespaces() and not _works(bwrap):
         found.append(
             Problem(
-                f"AppArmor keeps {bwrap} from using user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1).",
+                f"AppArmor keeps {bwrap} from user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1).",
                 f"Give {bwrap} an AppArmor profile with `userns,` (the role sandbox does so).",
             )
         )

@@ -1,0 +1,116 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: claude_sandbox_info
+short_description: Show the sandboxes of a host, and what they use
+description:
+  - Shows all sandboxes of a registry, or those named.
+  - It changes nothing, and starts no process on the host but its own.
+author:
+  - claude_code.nix_sandbox contributors (@claude-code)
+version_added: 0.1.0
+extends_documentation_fragment:
+  - claude_code.nix_sandbox.sandbox.common
+options:
+  name:
+    description: The sandboxes to show, each by its name, its id, or the beginning of its id; all where left out.
+    type: list
+    elements: str
+  usage:
+    description: Whether to add what each uses. Reading the tokens takes longer the longer the transcripts are.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+    details: It changes nothing.
+seealso:
+  - module: claude_code.nix_sandbox.claude_sandbox
+"""
+
+EXAMPLES = r"""
+- name: All sandboxes of this host
+  claude_code.nix_sandbox.claude_sandbox_info:
+  register: found
+
+- name: What one of them uses
+  claude_code.nix_sandbox.claude_sandbox_info:
+    name: webshop
+    usage: true
+"""
+
+RETURN = r"""
+sandboxes:
+  description:
+    - The sandboxes in the order of their names, each as M(claude_code.nix_sandbox.claude_sandbox) returns it.
+    - One whose record is damaged has only RV(ignore:name), RV(ignore:status) V(unreadable), RV(ignore:problem) and
+      RV(ignore:folder).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    usage:
+      description: What it uses.
+      returned: when O(usage) is true
+      type: dict
+      contains:
+        process:
+          description:
+            - Of its processes now, RV(ignore:cpu_seconds) (seconds so far), RV(ignore:memory_bytes) (resident bytes,
+              shared pages counted for each process) and RV(ignore:processes).
+          type: dict
+        session:
+          description:
+            - Tokens, messages and tool uses of the project's Claude Code sessions since the sandbox was made, from
+              their transcripts, in all and RV(ignore:by_model).
+            - It is a lower bound, for interrupted turns are not in the transcripts. RV(ignore:complete) tells whether
+              all of them could be read.
+          type: dict
+        activity:
+          description: What Claude Code says that it does, V(idle), V(busy) or V(waiting) for the user.
+          type: str
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils import door
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.registry import Record
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.sandboxes import Sandboxes
+
+
+def _shown(engine: Sandboxes, record: Record, usage: bool) -> dict[str, Any]:
+    view = engine.view(record)
+    return {**view, "usage": engine.usage(record)} if usage and not record.problem else view
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "list", "elements": "str"},
+            "usage": {"type": "bool", "default": False},
+            **door.STATE_DIR,
+        },
+        supports_check_mode=True,
+    )
+    with door.failing(module):
+        engine = door.engine(module)
+        names = module.params["name"]
+        records = engine.registry.records() if names is None else [engine.registry.resolve(name) for name in names]
+        shown = [_shown(engine, record, module.params["usage"]) for record in records]
+        for record in records:
+            if record.problem:
+                module.warn(f"The record of sandbox {record.name!r} cannot be read: {record.problem}.")
+        module.exit_json(sandboxes=shown)
+
+
+if __name__ == "__main__":
+    main()
