@@ -74,7 +74,7 @@ rc:
   returned: when something was run
   type: int
 stdout:
-  description: What it printed, at most 16 MiB.
+  description: What it printed, at most 16 MiB, without the line ends behind it.
   returned: when something was run
   type: str
 stderr:
@@ -135,8 +135,8 @@ def main() -> None:
         )
     results = {
         "rc": done.code,
-        "stdout": to_text(done.stdout, errors="surrogate_or_replace"),
-        "stderr": to_text(done.stderr, errors="surrogate_or_replace"),
+        "stdout": to_text(done.stdout, errors="surrogate_or_replace").rstrip("\r\n"),
+        "stderr": to_text(done.stderr, errors="surrogate_or_replace").rstrip("\r\n"),
         "truncated": done.truncated,
         "changed": True,
     }
