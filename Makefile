@@ -1,0 +1,157 @@
+# `make up` puts a sandbox on this machine, `make test` runs everything that must pass. Both need python3-venv and nothing else
+# to begin with.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.ONESHELL:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+
+# The settings of whoever runs this must not decide what happens: no ANSIBLE_* but our own, and the configuration by name,
+# since Ansible ignores an ansible.cfg that lies in a world-writable folder.
+$(foreach v,$(filter ANSIBLE_%,$(.VARIABLES)),$(eval unexport $(v)))
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
+
+# --- Environment ----------------------------------------------------------------------------------------------------------
+
+# .venv remembers, by a copy, the locks that it was made from: comparing them needs no trust in modification times. What is
+# locked to test holds what is locked to run.
+# $(1) is a list in requirements/ without its ending.
+define install
+	@if ! $(BIN)/python -c '' 2>/dev/null; then
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+			echo "$$($(PYTHON) -V) is too old: 3.11 or later is needed. Another one is chosen by 'make PYTHON=python3.12 …'." >&2; exit 1; }
+		$(PYTHON) -c 'import ensurepip' 2>/dev/null || {
+			echo "Python cannot make an environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+		rm -rf .venv && $(PYTHON) -m venv .venv
+	fi
+	cmp -s requirements/$(1).txt .venv/$(1).txt || {
+		total=$$(grep -c '^[a-z0-9]' requirements/$(1).txt)
+		echo "Installing requirements/$(1).txt into .venv: at most $$total packages …"
+		$(BIN)/pip install --no-input --progress-bar off --require-hashes -r requirements/$(1).txt |
+			awk -v total=$$total '/^Collecting/ { sub(/==.*/, "", $$2); printf "  %3d/%d %s\n", ++n, total, $$2; fflush() } /^Installing/ { print "  unpacking …"; fflush() }'
+		cp $(foreach list,$(sort runtime $(1)),requirements/$(list).txt) .venv; }
+endef
+
+.PHONY: env
+env: ## .venv with what is needed to run (a no-op when up to date)
+	$(call install,runtime)
+
+.PHONY: env-dev
+env-dev: ## .venv with what is needed to test, too
+	$(call install,dev)
+
+.PHONY: lock
+lock: env-dev ## Renew requirements/*.txt (docs/dependencies.md)
+	@for list in runtime dev; do
+		UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --generate-hashes \
+			--no-emit-index-url --no-emit-find-links --python-version 3.11 $(LOCKFLAGS) requirements/$$list.in --output-file requirements/$$list.txt
+	done
+
+# --- Use ------------------------------------------------------------------------------------------------------------------
+
+.PHONY: up
+up: env ## A sandbox on this machine, ready to attach to
+	@ask=
+	if [ "$$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then ask=--ask-become-pass; fi
+	$(BIN)/ansible-playbook $$ask playbooks/quickstart.yml
+
+# --- Tests ----------------------------------------------------------------------------------------------------------------
+
+PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration e2e
+# Our own scripts, by their first line.
+SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh')
+
+.PHONY: test
+test: $(PARTS) ## Everything that must pass, in parts that can be asked for by name
+
+.PHONY: $(PARTS)
+$(PARTS): env-dev
+# What each part begins with. A heading, and at the end the time, whether it went well or not; a result for .ci/run where pytest
+# writes none. A home of its own and nothing of the user's environment: no setting or key gets in, nothing is left behind.
+define begin
+	@printf '\n=== $@\n'
+	result=$(CURDIR)/.cache/results/$@
+	export HOME=$(CURDIR)/.cache/home PATH=$(BIN):$$PATH LC_ALL=C.UTF-8
+	unset $${!XDG_*} $${!TMUX*} $${!GIT_*} $${!PYTHON*} $${!PYTEST_*} $${!ANTHROPIC_*} $${!CLAUDE*} $${!MAKE*} MFLAGS DISPLAY WAYLAND_DISPLAY
+	mkdir -p "$$HOME" "$${result%/*}"
+	rm -f "$$result".*
+	since=$$EPOCHREALTIME
+	end() {
+		if [ "$$1" = 0 ]; then word=ok; else word=FAILED; fi
+		[ -e "$$result.xml" ] || touch "$$result.$${word,,}"
+		awk -v a="$$since" -v b="$$EPOCHREALTIME" -v word="$$word" 'BEGIN { printf "=== $@ %s in %.1f s\n", word, b - a }'
+	}
+	trap 'end $$?' EXIT
+endef
+
+lint: ## ruff, mypy, shellcheck, yamllint
+	$(begin)
+	ruff check .
+	ruff format --check .
+	mypy -p ansible_collections.claude_code.nix_sandbox.plugins -p tests -p bench
+	shellcheck $(SCRIPTS)
+	yamllint --strict .
+
+unit: ## Unit tests
+	$(begin)
+	pytest tests/unit --junitxml=.cache/results/unit.xml
+
+sanity: ## ansible-test sanity, on a copy
+	$(begin)
+	tests/sanity-run
+
+docs-lint: ## The modules' documentation
+	$(begin)
+	cd "$$(tests/copy-collection docs-lint)"
+	antsibull-docs lint-collection-docs --plugin-docs .
+
+ansible-lint: ## Roles and playbooks, production profile
+	$(begin)
+	ansible-lint --strict
+
+changelog-lint: ## The changelog's fragments
+	$(begin)
+	antsibull-changelog lint
+
+integration: ## The modules through Ansible
+	$(begin)
+	pytest tests/integration --junitxml=.cache/results/integration.xml
+
+e2e: ## Claude Code and Chromium in a real sandbox
+	$(begin)
+	pytest tests/e2e --junitxml=.cache/results/e2e.xml
+
+.PHONY: bench
+bench: env-dev ## One line a figure: NAME RATIO <= LIMIT ok
+	$(begin)
+	PYTHONPATH=.collections python -m bench
+
+# What the tests start that pip cannot give: command → package.
+DEPS := bwrap:bubblewrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
+	shellcheck:shellcheck git:git npm:npm node:nodejs
+
+.PHONY: test-deps
+test-deps: ## Install by apt what the tests need and this machine lacks
+	@missing=()
+	for dep in $(DEPS); do command -v "$${dep%%:*}" >/dev/null || missing+=("$${dep##*:}"); done
+	if [ "$${#missing[@]}" = 0 ]; then exit 0; fi
+	echo "Missing: $${missing[*]}"
+	as_root=(env DEBIAN_FRONTEND=noninteractive)
+	if [ "$$(id -u)" != 0 ]; then as_root=(sudo "$${as_root[@]}"); fi
+	command -v "$$as_root" >/dev/null || { echo "Neither root nor sudo is there to install them." >&2; exit 1; }
+	"$${as_root[@]}" apt-get update -qq
+	"$${as_root[@]}" apt-get install -y --no-install-recommends "$${missing[@]}"
+
+.PHONY: clean
+clean: ## Remove what can be made again
+	rm -rf .venv .cache .ansible build dist plugins/module_utils/*.egg-info claude_code-nix_sandbox-*.tar.gz
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
