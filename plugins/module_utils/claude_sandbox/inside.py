@@ -110,7 +110,7 @@ def _go_in(enter: Callable[[procs.Process], None], instance: Instance, cwd: str)
 def _stand_by(child: int) -> None:
     """Wait for the child and end as it does; its pipes are closed here, so that their ends are the child's."""
     os.closerange(0, 1 << 16)
-    _, status = os.waitpid(child, 0)
+    status = os.waitpid(child, 0)[1]
     os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
 
 
@@ -133,7 +133,7 @@ def _collect(process: subprocess.Popen[bytes], stdin: bytes, timeout: float | No
                 timed_out = True
                 os.killpg(process.pid, signal.SIGKILL)
                 break
-            for key, _ in selector.select(left):
+            for key, _events in selector.select(left):
                 if key.fileobj is source:
                     stdin = _feed(selector, source, stdin)
                     continue

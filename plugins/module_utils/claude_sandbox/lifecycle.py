@@ -11,7 +11,7 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 
 from . import agent, display, files, grants, procs, session, toolchain
@@ -104,42 +104,41 @@ def _check_source(what: str, path: str, state_dir: str) -> None:
 def start(host: Host, task: Start) -> Instance:
     """Bring the sandbox up. Raises SandboxError, and leaves nothing behind then."""
     spec, owner, folder = task.record.asked(), task.owner, task.folder
+    shared = spec.granted("claude")
     with contextlib.ExitStack() as undo:
         undo.callback(sweep, folder, owner)
-        _prepare(task, shared=spec.granted("claude"))
+        _prepare(task, shared)
+        # The X server and tmux come up side by side; what the sandbox gets is worked out meanwhile.
         starting = _display(host, task, undo)
         tools = toolchain.find(spec)
-        argv, agent_binds = toolchain.agent_argv(spec, tools, owner)
-        screen = starting.ready() if starting else None
-        place = _place(host, task, screen)
-        granted = grants.resolve(spec, place, _readable)
-        shared = "claude" in granted.given
-        claude_dir = f"{owner.home}/.claude" if shared else f"{task.store}/claude"
-        resumes = spec.resume and task.resumes and agent.can_resume(spec, claude_dir)
-        env = agent.environment(spec, task.record.name, owner, place, tools, granted)
-        skipped = dict(granted.skipped) | {
-            f"mount {bind.source}": "it does not exist or cannot be read"
-            for bind in granted.binds
-            if bind.checked and not _readable(bind.source)
-        }
-        job = Job(
-            name=task.record.name,
-            spec=spec,
-            owner=owner,
-            toolchain=tools,
-            binds=(
-                *tools.binds,
-                *agent_binds,
-                *(bind for bind in granted.binds if f"mount {bind.source}" not in skipped),
-            ),
-            env=env | dict(task.secrets),
-            files=agent.files_inside(spec, owner, group_name(owner.gid), shared, task.secrets),
-            argv=[*argv, *agent.arguments(spec, resumes)],
-            cwd=spec.project_dir,
-            folder=session.launch_folder(folder),
-            masks=toolchain.masks(tools) if owner.uid == 0 else (),
-        )
-        live, init = _run(host, task, job)
+        program, agent_binds = toolchain.agent_argv(spec, tools, owner)
+        argv = [*program, *agent.arguments(spec, _resumes(task, shared))]
+        files_inside = agent.files_inside(spec, owner, group_name(owner.gid), shared, task.secrets)
+        ways = backend(spec)
+        command: Command = ways.command(host, argv, len(files_inside))
+        with session.Pipes(folder, command) as pipes:
+            opening = session.Opening(host, folder, log_file(task.record), task.record.name, command)
+            screen = starting.ready() if starting else None
+            place = _place(host, task, screen)
+            granted = _without_missing(grants.resolve(spec, place, _readable))
+            env = agent.environment(spec, task.record.name, owner, place, tools, granted)
+            job = Job(
+                name=task.record.name,
+                spec=spec,
+                owner=owner,
+                toolchain=tools,
+                binds=(*tools.binds, *agent_binds, *granted.binds),
+                env=env | dict(task.secrets),
+                files=files_inside,
+                folder=session.launch_folder(folder),
+                masks=toolchain.masks(tools) if owner.uid == 0 else (),
+            )
+            live = opening.up()
+            try:
+                pipes.feed(ways.contents(job), live.pane)
+                init: Process = ways.settle(job, live.pane, pipes.release)
+            except SandboxError as error:
+                raise _with_last_words(host, folder, error) from None
         undo.pop_all()
     return Instance(
         boot_id=boot_id(),
@@ -152,7 +151,24 @@ def start(host: Host, task: Start) -> Instance:
         display=screen.number if screen else None,
         env=env,
         given=granted.given,
-        skipped=skipped,
+        skipped=granted.skipped,
+    )
+
+
+def _resumes(task: Start, shared: bool) -> bool:
+    """Whether the agent goes on with its last conversation."""
+    spec = task.record.asked()
+    claude_dir = f"{task.owner.home}/.claude" if shared else f"{task.store}/claude"
+    return spec.resume and task.resumes and agent.can_resume(spec, claude_dir)
+
+
+def _without_missing(granted: grants.Granted) -> grants.Granted:
+    """Leave out, and report, the user's own mounts whose source is not there."""
+    missing = {bind.source for bind in granted.binds if bind.checked and not _readable(bind.source)}
+    return dataclasses.replace(
+        granted,
+        binds=tuple(bind for bind in granted.binds if bind.source not in missing),
+        skipped={**granted.skipped, **{f"mount {path}": "it does not exist or cannot be read" for path in missing}},
     )
 
 
@@ -207,39 +223,6 @@ def _place(host: Host, task: Start, screen: display.Display | None) -> grants.Ow
 
 def _readable(path: str) -> bool:
     return os.access(path, os.R_OK)
-
-
-def _run(host: Host, task: Start, job: Job) -> tuple[session.Session, Process]:
-    """The session with the sandbox in it, seen running."""
-    ways = backend(job.spec)
-    command = ways.command(host, job)
-    session.write_inputs(task.folder, command)
-    with _gates(task.folder, command) as release:
-        live = session.start(host, task.folder, log_file(task.record), task.record.name, command)
-        try:
-            init: Process = ways.settle(job, live.pane, release)
-        except SandboxError as error:
-            raise _with_last_words(host, task.folder, error) from None
-    session.remove_inputs(task.folder, command)
-    return live, init
-
-
-@contextlib.contextmanager
-def _gates(folder: str, command: Command) -> Iterator[Callable[[], None]]:
-    """Hold the command's pipes, so that it can open them and waits; the function given lets it go on."""
-    held = [
-        os.open(f"{session.launch_folder(folder)}/{name}", os.O_RDWR | os.O_CLOEXEC) for name in command.gates.values()
-    ]
-
-    def release() -> None:
-        for descriptor in held:
-            os.write(descriptor, b"go")
-
-    try:
-        yield release
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
 
 
 def _with_last_words(host: Host, folder: str, error: SandboxError) -> SandboxError:

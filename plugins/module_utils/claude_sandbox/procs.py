@@ -190,7 +190,7 @@ class Forked:
         """What the function returned; its SandboxError raised again here."""
         with open(self.answer, encoding="utf-8") as pipe:
             text = pipe.read()
-        _, status = os.waitpid(self.pid, 0)
+        status = os.waitpid(self.pid, 0)[1]
         if not text:
             raise RuntimeError(f"a forked worker ended without an answer (wait status {status})")
         reply = json.loads(text)

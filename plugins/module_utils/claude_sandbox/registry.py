@@ -278,6 +278,6 @@ def remove_tree(path: str) -> None:
         # Only in one's own tree: os.walk and chmod can be raced, and root needs no permission.
         if os.geteuid() == 0:
             raise
-        for folder, _, _ in os.walk(path):
+        for folder, _folders, _files in os.walk(path):
             os.chmod(folder, 0o700)
         shutil.rmtree(path)

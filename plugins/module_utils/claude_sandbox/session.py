@@ -5,12 +5,16 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
+import select
 import shlex
 import subprocess
-from collections.abc import Sequence
+import sys
+import termios
+from collections.abc import Mapping, Sequence
 
-from . import files, procs
+from . import procs
 from .backends.base import Command
 from .errors import SandboxError
 from .host import Host
@@ -20,6 +24,7 @@ SESSION = "main"
 LOG_LIMIT = 4 << 20  # bytes in each of the two files of a log
 _HISTORY_LINES = 20000
 _COLUMNS, _ROWS = 160, 48
+_SECONDS = 30.0  # within which tmux and a command's start must be through
 
 # Copies the pane's output to a file, and begins another when it is full; the one before is kept.
 _LOG_SCRIPT = """\
@@ -64,27 +69,40 @@ def socket(folder: str) -> str:
     return f"{folder}/tmux"
 
 
-def start(host: Host, folder: str, log: str, title: str, command: Command) -> Session:
-    """Start the server with the command in its pane, where files are made with the usual umask.
+class Opening:
+    """A session on its way up; `up` waits for it, so that other work can be done meanwhile."""
 
-    Raises SandboxError with tmux's own words where it refuses.
-    """
-    steps: list[Sequence[str]] = [("start-server",), *_OPTIONS, ("set", "-g", "status-left", f"[{title}] ")]
-    size = ("-x", str(_COLUMNS), "-y", str(_ROWS))
-    pane = _pane_argv(folder, command)
-    steps.append(("new-session", "-d", "-s", SESSION, *size, "-P", "-F", "#{pid} #{pane_pid}", "--", *pane))
-    steps.append(("pipe-pane", "-t", SESSION, _LOG_SCRIPT))
-    argv = [";" if word is None else _literal(word) for step in steps for word in (*step, None)][:-1]
-    env = {"PATH": host.path, "LANG": "C.UTF-8", "SHELL": "/bin/sh", "LOG": log, "LOG_LIMIT": str(LOG_LIMIT)}
-    done = _tmux(host, folder, argv, env)
-    words = done.stdout.split()
-    if done.returncode != 0 or len(words) != 2:
-        raise SandboxError(f"tmux did not start: {done.stderr.strip() or done.stdout.strip() or 'it said nothing'}.")
-    server, first = (procs.identify(int(word)) for word in words)
-    if server is None:
-        raise SandboxError("tmux ended as soon as it had started.")
-    # A pane that is over already is told from a live one by its process, which then is nobody.
-    return Session(server, first or Process(int(words[1]), 0))
+    def __init__(self, host: Host, folder: str, log: str, title: str, command: Command) -> None:
+        """Start the server with the command in its pane, where files are made with the usual umask."""
+        steps: list[Sequence[str]] = [("start-server",), *_OPTIONS, ("set", "-g", "status-left", f"[{title}] ")]
+        size = ("-x", str(_COLUMNS), "-y", str(_ROWS))
+        pane = _pane_argv(folder, command)
+        steps.append(("new-session", "-d", "-s", SESSION, *size, "-P", "-F", "#{pid} #{pane_pid}", "--", *pane))
+        steps.append(("pipe-pane", "-t", SESSION, _LOG_SCRIPT))
+        words = [";" if word is None else _literal(word) for step in steps for word in (*step, None)][:-1]
+        self._client = subprocess.Popen(
+            _argv(host, folder, words),
+            env={**_environment(host), "SHELL": "/bin/sh", "LOG": log, "LOG_LIMIT": str(LOG_LIMIT)},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            umask=0o022,
+        )
+
+    def up(self) -> Session:
+        """The session. Raises SandboxError with tmux's own words where it refuses."""
+        out, err = self._client.communicate(timeout=_SECONDS)
+        words = out.split()
+        if self._client.returncode != 0 or len(words) != 2:
+            raise SandboxError(f"tmux did not start: {err.strip() or out.strip() or 'it said nothing'}.")
+        server, first = (procs.identify(int(word)) for word in words)
+        if server is None:
+            raise SandboxError("tmux ended as soon as it had started.")
+        # A pane that is over already is told from a live one by its process, which then is nobody.
+        return Session(server, first or Process(int(words[1]), 0))
 
 
 def capture(host: Host, folder: str, history: int = 0) -> str:
@@ -114,21 +132,26 @@ def _send(host: Host, folder: str, argv: Sequence[str]) -> None:
         raise SandboxError(f"tmux did not take the input: {done.stderr.strip()}.")
 
 
-def _tmux(
-    host: Host, folder: str, argv: Sequence[str], env: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def _tmux(host: Host, folder: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [host.need("tmux"), "-u", "-f", "/dev/null", "-S", socket(folder), *argv],
-        env=env or {"PATH": host.path, "LANG": "C.UTF-8"},
+        _argv(host, folder, words),
+        env=_environment(host),
         cwd="/",
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
         errors="replace",
         check=False,
-        timeout=30,
-        umask=0o022,
+        timeout=_SECONDS,
     )
+
+
+def _argv(host: Host, folder: str, words: Sequence[str]) -> list[str]:
+    return [host.need("tmux"), "-u", "-f", "/dev/null", "-S", socket(folder), *words]
+
+
+def _environment(host: Host) -> dict[str, str]:
+    return {"PATH": host.path, "LANG": "C.UTF-8"}
 
 
 def _literal(word: str) -> str:
@@ -152,19 +175,58 @@ def launch_folder(folder: str) -> str:
     return f"{folder}/launch"
 
 
-def write_inputs(folder: str, command: Command) -> None:
-    """Put down what the command reads: readable for the owner alone, and removed once it runs."""
-    launch = launch_folder(folder)
-    for number, content in command.inputs.items():
-        files.create(f"{launch}/{number}", content)
-    for name in command.gates.values():
-        os.mkfifo(f"{launch}/{name}", 0o600)
+class Pipes:
+    """What a command reads while it starts: pipes, so that no secret is ever in a file on the way."""
 
+    def __init__(self, folder: str, command: Command) -> None:
+        self._folder = launch_folder(folder)
+        names = {**{number: str(number) for number in command.inputs}, **command.gates}
+        for name in names.values():
+            os.mkfifo(f"{self._folder}/{name}", 0o600)
+        # Open for both, none has to wait for the other: not we for the command, nor the command for us.
+        self._names = names
+        self._ends = {n: os.open(f"{self._folder}/{name}", os.O_RDWR | os.O_NONBLOCK) for n, name in names.items()}
+        self._gates = tuple(command.gates)
 
-def remove_inputs(folder: str, command: Command) -> None:
-    """Take away what the command has read."""
-    for name in [*map(str, command.inputs), *command.gates.values()]:
-        os.unlink(f"{launch_folder(folder)}/{name}")
+    def __enter__(self) -> Pipes:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for descriptor in self._ends.values():
+            os.close(descriptor)
+        for name in self._names.values():
+            os.unlink(f"{self._folder}/{name}")
+
+    def feed(self, contents: Mapping[int, bytes], reader: Process) -> None:
+        """Have the contents read; returns early where the reader ends. The first one is read before the others."""
+        first, *others = contents
+        self._write(first, contents[first], reader)
+        # It is read only once every pipe is open at the other end, so that ours can be closed.
+        procs.until(lambda: self._drained(first) or not reader.alive(), _SECONDS)
+        self._close(first)
+        for number in others:
+            self._write(number, contents[number], reader)
+            self._close(number)
+
+    def release(self) -> None:
+        """Open the gates."""
+        for number in self._gates:
+            os.write(self._ends[number], b"go")
+
+    def _write(self, number: int, content: bytes, reader: Process) -> None:
+        left = memoryview(content)
+        while left and reader.alive():
+            try:
+                left = left[os.write(self._ends[number], left) :]
+            except BlockingIOError:
+                select.select([], [self._ends[number]], [], 0.05)
+
+    def _drained(self, number: int) -> bool:
+        waiting = fcntl.ioctl(self._ends[number], termios.FIONREAD, b"\0" * 4)
+        return int.from_bytes(waiting, sys.byteorder) == 0
+
+    def _close(self, number: int) -> None:
+        os.close(self._ends.pop(number))
 
 
 def shell_words(argv: Sequence[str]) -> str:

@@ -21,38 +21,24 @@ _USR_PATH = ("/usr/local/bin", "/usr/bin")
 # Of /etc only what programs need to run: nothing that names accounts, keys or services of the host.
 _ETC = (
     "alternatives",
-    "ca-certificates",
-    "ca-certificates.conf",
     "chromium",
     "chromium.d",
     "claude-code",
-    "debian_version",
     "fonts",
-    "gai.conf",
-    "host.conf",
     "hosts",
-    "inputrc",
-    "java-17-openjdk",
     "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
     "localtime",
-    "magic",
-    "magic.mime",
     "mime.types",
-    "networks",
     "os-release",
     "pki/tls/certs",
     "protocols",
     "resolv.conf",
-    "rpc",
     "services",
     "ssl/certs",
     "ssl/openssl.cnf",
-    "terminfo",
     "timezone",
-    "xattr.conf",
 )
+_ETC_BEGINNINGS = ("java-",)  # where Debian's OpenJDK packages keep what they cannot run without
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +106,8 @@ def _nix() -> Toolchain:
 
 
 def _etc() -> Iterator[Bind]:
-    for name in _ETC:
+    more = [entry for entry in os.listdir("/etc") if entry.startswith(_ETC_BEGINNINGS)]
+    for name in (*_ETC, *more):
         # The file behind a link: /etc/resolv.conf often points into /run, which is not inside.
         source = os.path.realpath(f"/etc/{name}")
         if os.path.exists(source) and _readable_by_all(os.stat(source).st_mode):

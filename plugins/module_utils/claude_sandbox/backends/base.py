@@ -16,11 +16,26 @@ from ..toolchain import Toolchain
 
 
 @dataclasses.dataclass(frozen=True)
+class Command:
+    """What to run in the session's pane, and its descriptors; what it reads there comes later, as contents.
+
+    inputs: the descriptors that it reads, the first of them before the others.
+    outputs: descriptor → name of a file in the launch folder that it writes.
+    gates: descriptor → name of a pipe there that holds it until we write.
+    """
+
+    argv: tuple[str, ...]
+    inputs: tuple[int, ...]
+    outputs: Mapping[int, str]
+    gates: Mapping[int, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
     """All that a backend needs to know to isolate one program.
 
     files: contents put at absolute paths inside, as copies of the sandbox's own.
-    folder: an empty folder of the owner's on the host, for what passes between us and the backend.
+    folder: the launch folder on the host, for what passes between us and the backend.
     masks: paths of the toolchain to be hidden, each with whether it is a folder.
     """
 
@@ -31,25 +46,8 @@ class Job:
     binds: tuple[Bind, ...]
     env: Mapping[str, str]
     files: Mapping[str, bytes]
-    argv: Sequence[str]
-    cwd: str
     folder: str
     masks: tuple[tuple[str, bool], ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """What to run in the session's pane.
-
-    inputs: descriptor → content it reads there (secrets may be in it; never in argv).
-    outputs: descriptor → name of a file in the job's folder that it writes.
-    gates: descriptor → name of a pipe in the job's folder that holds it until we write.
-    """
-
-    argv: tuple[str, ...]
-    inputs: Mapping[int, bytes]
-    outputs: Mapping[int, str]
-    gates: Mapping[int, str]
 
 
 class Backend(Protocol):
@@ -58,8 +56,11 @@ class Backend(Protocol):
     def problems(self, host: Host, spec: Spec) -> list[Problem]:
         """Why this backend cannot work on this host, each with what mends it."""
 
-    def command(self, host: Host, job: Job) -> Command:
-        """What starts the sandbox, as data."""
+    def command(self, host: Host, argv: Sequence[str], files: int) -> Command:
+        """What starts a sandbox with so many files in it, before it is known what the sandbox gets."""
+
+    def contents(self, job: Job) -> dict[int, bytes]:
+        """What that command reads: secrets may be in it, and never are in its argv."""
 
     def settle(self, job: Job, pane: Process, release: Callable[[], None]) -> Process:
         """Wait until the program runs inside what was meant; the sandbox's first process.
@@ -72,4 +73,4 @@ class Backend(Protocol):
         """Turn this process into one inside the running sandbox, as bound by it as the agent is."""
 
     def exit_code(self, folder: str) -> int | None:
-        """What the program ended with, or None where it is not known."""
+        """What the program ended with, or None where it is not known; `folder` is the launch folder."""

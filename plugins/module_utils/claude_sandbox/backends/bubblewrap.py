@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from .. import files, namespaces, procs, seccomp
 from ..errors import SandboxError, shown
@@ -22,6 +22,7 @@ _ARGS, _STATUS, _GATE, _FILTER, _FIRST_FILE = 3, 4, 5, 6, 7
 _FLAGS = {"ro": "--ro-bind", "rw": "--bind", "dev": "--dev-bind"}
 _STATUS_LIMIT = 65536  # bytes
 _START_SECONDS = 20.0
+_MOST_FILES = 3
 
 
 def problems(host: Host, spec: Spec) -> list[Problem]:
@@ -48,12 +49,25 @@ def _works(bwrap: str) -> bool:
     return subprocess.run(probe, capture_output=True, check=False, timeout=30).returncode == 0
 
 
-def command(host: Host, job: Job) -> Command:
-    """bwrap and its descriptors; every option goes through --args, so that ps shows none of them."""
-    inputs: dict[int, bytes] = {}
+def command(host: Host, argv: Sequence[str], files: int) -> Command:
+    """bwrap; every option goes through --args, so that ps shows none of them."""
+    if files > _MOST_FILES:
+        raise ValueError(
+            f"{files} files are more than descriptors of one digit, which is all that every shell can open"
+        )
+    calls = (_FILTER,) if seccomp.program(os.uname().machine) is not None else ()
+    inputs = (_ARGS, *calls, *range(_FIRST_FILE, _FIRST_FILE + files))
+    return Command(
+        (host.need("bwrap"), "--args", str(_ARGS), "--", *argv), inputs, {_STATUS: "status"}, {_GATE: "gate"}
+    )
+
+
+def contents(job: Job) -> dict[int, bytes]:
+    """The options, the filter of system calls, and the files."""
+    found: dict[int, bytes] = {}
     options = list(_options(job))
     for number, (path, content) in enumerate(job.files.items(), _FIRST_FILE):
-        inputs[number] = content
+        found[number] = content
         options += ["--perms", "0600", "--file", str(number), path]
     # bwrap makes the folders on the way to a mount, and the root is its own: nothing more is made there.
     options += ["--remount-ro", "/"]
@@ -61,11 +75,8 @@ def command(host: Host, job: Job) -> Command:
     calls = seccomp.program(os.uname().machine)
     if calls is not None:
         options += ["--seccomp", str(_FILTER)]
-        inputs[_FILTER] = calls
-    inputs[_ARGS] = b"".join(option.encode() + b"\0" for option in options)
-    return Command(
-        (host.need("bwrap"), "--args", str(_ARGS), "--", *job.argv), inputs, {_STATUS: "status"}, {_GATE: "gate"}
-    )
+        found[_FILTER] = calls
+    return {_ARGS: b"".join(option.encode() + b"\0" for option in options), **found}
 
 
 def _options(job: Job) -> Iterator[str]:
@@ -84,7 +95,7 @@ def _options(job: Job) -> Iterator[str]:
         yield from (_FLAGS[bind.mode], bind.source, bind.target)
     for path, is_folder in job.masks:
         yield from ("--tmpfs", path) if is_folder else ("--ro-bind", "/dev/null", path)
-    yield from ("--chdir", job.cwd)
+    yield from ("--chdir", job.spec.project_dir)
 
 
 def ordered(binds: tuple[Bind, ...]) -> list[Bind]:
