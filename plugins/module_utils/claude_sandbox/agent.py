@@ -15,8 +15,12 @@ from .spec import Spec
 from .toolchain import Toolchain
 
 _CLAUDE_JSON_LIMIT = 32 << 20  # bytes
-# Its program and its plugins are read-only inside, so it need not try to renew them.
-_CLAUDE_ENV = {"DISABLE_AUTOUPDATER": "1", "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1"}
+# Its program and its plugins are read-only inside, so it need not try to renew or to mend them.
+_CLAUDE_ENV = {
+    "DISABLE_AUTOUPDATER": "1",
+    "DISABLE_INSTALLATION_CHECKS": "1",
+    "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1",
+}
 _APPROVED_TAIL = 20  # characters of an API key by which Claude Code remembers that it was approved
 
 
@@ -103,9 +107,10 @@ def _claude_state(spec: Spec, owner: Account, shared: bool, secrets: Mapping[str
         **(project if isinstance(project, dict) else {}),
         "hasTrustDialogAccepted": True,
     }
+    # Without this it asks for a theme, and ends where it cannot reach its servers; with it, /login is there.
+    state["hasCompletedOnboarding"] = True
     key = secrets.get("ANTHROPIC_API_KEY")
     if key:
-        state["hasCompletedOnboarding"] = True
         state["customApiKeyResponses"] = {"approved": [key[-_APPROVED_TAIL:]], "rejected": []}
     return state
 

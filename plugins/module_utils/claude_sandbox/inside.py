@@ -115,7 +115,7 @@ def _stand_by(child: int) -> None:
 
 
 def _collect(process: subprocess.Popen[bytes], stdin: bytes, timeout: float | None) -> Completed:
-    source, *sinks = (cast("IO[bytes]", stream) for stream in (process.stdin, process.stdout, process.stderr))
+    source, *sinks = (cast(IO[bytes], stream) for stream in (process.stdin, process.stdout, process.stderr))
     end = None if timeout is None else time.monotonic() + timeout
     streams: dict[object, bytearray] = {sink: bytearray() for sink in sinks}
     truncated = timed_out = False

@@ -141,7 +141,8 @@ def _note(message: dict[str, Any], messages: dict[str, tuple[str, dict[str, int]
 
 
 def _count(value: Any) -> int:
-    return value if type(value) is int and 0 <= value < 1 << 53 else 0
+    plain = isinstance(value, int) and not isinstance(value, bool)
+    return value if plain and 0 <= value < 1 << 53 else 0
 
 
 def _records(path: str, usage: Usage) -> Iterator[Any]:
