@@ -7,159 +7,165 @@ from __future__ import annotations
 
 import textwrap
 
-_SANDBOX = """\
-name:
-  description:
-    - Its name on this host, by which a later task knows it again.
-    - Letters, digits, C(_) and C(-), at most 63, beginning with a letter or a digit.
-  type: str
-  required: true
-state:
-  description:
-    - V(started) makes it where it is missing, and starts it where it does not run.
-    - V(restarted) ends what the agent is doing and starts it again.
-    - V(stopped) ends it and keeps its record; V(absent) ends it and removes its record. Neither looks at the other
-      parameters.
-  type: str
-  choices: [started, stopped, restarted, absent]
-  default: started
-project_dir:
-  description:
-    - The directory on the host in which the agent works, at the same path in the sandbox, for reading and writing.
-    - Required to make a sandbox. Without it an existing sandbox is taken as it is recorded.
-    - It must be the directory itself and not reached through a symbolic link.
-  type: path
-backend:
-  description: How the sandbox is isolated.
-  type: str
-  choices: [bubblewrap]
-  default: bubblewrap
-user:
-  description:
-    - The account whose sandbox it is. Only root can name another than its own.
-    - Where root gives none, it is the owner of O(project_dir).
-  type: str
-network:
-  description: Whether the sandbox has the host's network. Without it only loopback is there, and it is its own.
-  type: bool
-  default: true
-toolchain:
-  description:
-    - Where the programs inside come from.
-    - V(host) is the host's own C(/usr), read-only. V(nix) is the profile C(/nix/var/nix/profiles/claude-sandbox).
-    - V(auto) is that profile where the host has it, and V(host) elsewhere.
-  type: str
-  choices: [auto, host, nix]
-  default: auto
-agent:
-  description:
-    - The program that runs. V(claude) is Claude Code, V(shell) a shell; anything else is a program and its arguments.
-  type: list
-  elements: str
-  default: [claude]
-agent_args:
-  description: Arguments that follow, for example C(--dangerously-skip-permissions).
-  type: list
-  elements: str
-resume:
-  description: Whether Claude Code goes on with its last conversation when the sandbox is started again.
-  type: bool
-  default: false
-api_key:
-  description:
-    - The key for Anthropic's API, given to the agent as C(ANTHROPIC_API_KEY).
-    - It is kept in a file that only the sandbox's account can read, never recorded, logged or shown. A different one is
-      stored at once and used from the next start.
-    - Left out, what is stored stays; an empty one is taken away.
-  type: str
-secret_env:
-  description: More variables for the agent that are kept as O(api_key) is. Given, it replaces all that are stored.
-  type: dict
-env:
-  description: Variables for the agent. They are recorded and shown; use O(secret_env) for secrets.
-  type: dict
-grants:
-  description:
-    - What of the account the sandbox gets. What is not there on the host is left out, and told in the result.
-    - Where the sandbox is root's, V(claude), V(git), V(ssh) and V(gh) are given only when asked for.
-  type: dict
-  suboptions:
-    claude:
-      description: C(~/.claude), for reading and writing, and a copy of C(~/.claude.json). Given by default.
-      type: bool
-    git:
-      description: C(~/.gitconfig) and C(~/.config/git), for reading. Given by default.
-      type: bool
-    ssh:
-      description: C(~/.ssh), for reading, private keys included. Given by default.
-      type: bool
-    gh:
-      description: C(~/.config/gh), for reading. Given by default.
-      type: bool
-    display:
-      description: An X display of the sandbox's own. Given by default.
-      type: bool
-    audio:
-      description: PipeWire and PulseAudio, the microphone included.
-      type: bool
-    gpu:
-      description: The graphics card (C(/dev/dri)).
-      type: bool
-    dbus:
-      description: The session bus, by which programs can be started outside.
-      type: bool
-    keyring:
-      description: The keyring's sockets.
-      type: bool
-    ssh_agent:
-      description: The ssh-agent named by E(SSH_AUTH_SOCK).
-      type: bool
-    nix:
-      description: The Nix daemon's socket. Refused with O(network=false), for the daemon fetches for whoever asks.
-      type: bool
-    locale:
-      description: The variables for language and time zone.
-      type: bool
-mounts:
-  description: More paths of the host.
-  type: list
-  elements: dict
-  suboptions:
-    source:
-      description: The path on the host, not reached through a symbolic link. Where it is missing it is left out.
-      type: path
-      required: true
-    target:
-      description: The path in the sandbox; the same where left out.
-      type: path
-    mode:
-      description: Whether it can be read (V(ro)), or read and written (V(rw)).
-      type: str
-      choices: [ro, rw]
-      default: ro
-geometry:
-  description: The size of the display in pixels, at most 7680x4320.
-  type: str
-  default: 1920x1080
-glx:
-  description: Whether the display has OpenGL, at four times the memory.
-  type: bool
-  default: false
+
+class ModuleDocFragment:
+    """Each attribute is one fragment."""
+
+    DOCUMENTATION = r"""
+options:
+  name:
+    description:
+      - Its name on this host, by which a later task knows it again.
+      - Letters, digits, C(_) and C(-), at most 63, beginning with a letter or a digit.
+    type: str
+    required: true
+  state:
+    description:
+      - V(started) makes it where it is missing, and starts it where it does not run.
+      - V(restarted) ends what the agent is doing and starts it again.
+      - V(stopped) ends it and keeps its record; V(absent) ends it and removes its record. Neither looks at the other
+        parameters.
+    type: str
+    choices: [started, stopped, restarted, absent]
+    default: started
+  project_dir:
+    description:
+      - The directory on the host in which the agent works, at the same path in the sandbox, for reading and writing.
+      - Required to make a sandbox. Without it an existing sandbox is taken as it is recorded.
+      - It must be the directory itself and not reached through a symbolic link.
+    type: path
+  backend:
+    description: How the sandbox is isolated.
+    type: str
+    choices: [bubblewrap]
+    default: bubblewrap
+  user:
+    description:
+      - The account whose sandbox it is. Only root can name another than its own.
+      - Where root gives none, it is the owner of O(project_dir).
+    type: str
+  network:
+    description: Whether the sandbox has the host's network. Without it only loopback is there, and it is its own.
+    type: bool
+    default: true
+  toolchain:
+    description:
+      - Where the programs inside come from.
+      - V(host) is the host's own C(/usr), read-only. V(nix) is the profile C(/nix/var/nix/profiles/claude-sandbox).
+      - V(auto) is that profile where the host has it, and V(host) elsewhere.
+    type: str
+    choices: [auto, host, nix]
+    default: auto
+  agent:
+    description:
+      - The program that runs. V(claude) is Claude Code, V(shell) a shell; anything else is a program and its arguments.
+    type: list
+    elements: str
+    default: [claude]
+  agent_args:
+    description: Arguments that follow, for example C(--dangerously-skip-permissions).
+    type: list
+    elements: str
+  resume:
+    description: Whether Claude Code goes on with its last conversation when the sandbox is started again.
+    type: bool
+    default: false
+  api_key:
+    description:
+      - The key for Anthropic's API, given to the agent as C(ANTHROPIC_API_KEY).
+      - It is kept in a file that only the sandbox's account can read, never recorded, logged or shown. A different
+        one is stored at once and used from the next start.
+      - Left out, what is stored stays; an empty one is taken away.
+    type: str
+  secret_env:
+    description: More variables for the agent that are kept as O(api_key) is. Given, it replaces all that are stored.
+    type: dict
+  env:
+    description: Variables for the agent. They are recorded and shown; use O(secret_env) for secrets.
+    type: dict
+  grants:
+    description:
+      - What of the account the sandbox gets. What is not there on the host is left out, and told in the result.
+      - Where the sandbox is root's, V(claude), V(git), V(ssh) and V(gh) are given only when asked for.
+    type: dict
+    suboptions:
+      claude:
+        description: C(~/.claude), for reading and writing, and a copy of C(~/.claude.json). Given by default.
+        type: bool
+      git:
+        description: C(~/.gitconfig) and C(~/.config/git), for reading. Given by default.
+        type: bool
+      ssh:
+        description: C(~/.ssh), for reading, private keys included. Given by default.
+        type: bool
+      gh:
+        description: C(~/.config/gh), for reading. Given by default.
+        type: bool
+      display:
+        description: An X display of the sandbox's own. Given by default.
+        type: bool
+      audio:
+        description: PipeWire and PulseAudio, the microphone included.
+        type: bool
+      gpu:
+        description: The graphics card (C(/dev/dri)).
+        type: bool
+      dbus:
+        description: The session bus, by which programs can be started outside.
+        type: bool
+      keyring:
+        description: The keyring's sockets.
+        type: bool
+      ssh_agent:
+        description: The ssh-agent named by E(SSH_AUTH_SOCK).
+        type: bool
+      nix:
+        description: The Nix daemon's socket. Refused with O(network=false), for the daemon fetches for whoever asks.
+        type: bool
+      locale:
+        description: The variables for language and time zone.
+        type: bool
+  mounts:
+    description: More paths of the host.
+    type: list
+    elements: dict
+    suboptions:
+      source:
+        description: The path on the host, not reached through a symbolic link. Where it is missing it is left out.
+        type: path
+        required: true
+      target:
+        description: The path in the sandbox; the same where left out.
+        type: path
+      mode:
+        description: Whether it can be read (V(ro)), or read and written (V(rw)).
+        type: str
+        choices: [ro, rw]
+        default: ro
+  geometry:
+    description: The size of the display in pixels, at most 7680x4320.
+    type: str
+    default: 1920x1080
+  glx:
+    description: Whether the display has OpenGL, at four times the memory.
+    type: bool
+    default: false
 """
 
-_CHANGE = """\
-on_change:
-  description:
-    - What to do when a sandbox is asked for otherwise than it is recorded, and the change needs more than recording.
-    - V(fail) says which settings differ. V(restart) ends what the agent is doing, or makes another sandbox in its place
-      where that is needed. V(ignore) keeps what is recorded.
-    - A sandbox that does not run is changed without asking, unless another must take its place.
-  type: str
-  choices: [fail, restart, ignore]
-  default: fail
+    CHANGE = r"""
+options:
+  on_change:
+    description:
+      - What to do when a sandbox is asked for otherwise than it is recorded, and the change needs more than recording.
+      - V(fail) says which settings differ. V(restart) ends what the agent is doing, or makes another sandbox in its
+        place where that is needed. V(ignore) keeps what is recorded.
+      - A sandbox that does not run is changed without asking, unless another must take its place.
+    type: str
+    choices: [fail, restart, ignore]
+    default: fail
 """
 
-_COMMON = """\
+    COMMON = r"""
 options:
   state_dir:
     description:
@@ -185,19 +191,18 @@ requirements:
   - what the role P(claude_code.nix_sandbox.sandbox#role) installs
 """
 
+    LIST: str
 
-class ModuleDocFragment:
-    """Each attribute is one fragment."""
 
-    DOCUMENTATION = "options:\n" + textwrap.indent(_SANDBOX, "  ")
-    CHANGE = "options:\n" + textwrap.indent(_CHANGE, "  ")
-    COMMON = _COMMON
-    LIST = (
-        "options:\n"
-        "  sandboxes:\n"
-        "    description: The sandboxes, each with the parameters of M(claude_code.nix_sandbox.claude_sandbox).\n"
-        "    type: list\n"
-        "    elements: dict\n"
-        "    required: true\n"
-        "    suboptions:\n" + textwrap.indent(_SANDBOX.replace("O(", "O(sandboxes[]."), "      ")
-    )
+# The same parameters once more, for each sandbox of a list.
+ModuleDocFragment.LIST = """
+options:
+  sandboxes:
+    description: The sandboxes, each with the parameters of M(claude_code.nix_sandbox.claude_sandbox).
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+""" + textwrap.indent(
+    ModuleDocFragment.DOCUMENTATION.partition("options:\n")[2].replace("O(", "O(sandboxes[]."), "    "
+)

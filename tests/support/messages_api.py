@@ -251,7 +251,7 @@ def answer_to(body: Mapping[str, Any], kind: str, turn: Turn) -> Answer:
 
 def _obey(prompt: str) -> Answer:
     slow = _SLOW.search(prompt)
-    _, *script = _DIRECTIVE.split(_SLOW.sub("", prompt, count=1))
+    _before, *script = _DIRECTIVE.split(_SLOW.sub("", prompt, count=1))
     blocks = tuple(_block(verb, rest.strip()) for verb, rest in zip(script[::2], script[1::2], strict=True))
     return Answer(blocks or (_text("ok"),), min(float(slow.group(1)), MAX_SLOW) if slow else 0.0)
 
@@ -276,7 +276,7 @@ def _tool(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named_tool(rest: str) -> dict[str, Any]:
-    name, _, arguments = rest.partition(" ")
+    name, _space, arguments = rest.partition(" ")
     try:
         parsed = json.loads(arguments or "{}")
     except (ValueError, RecursionError) as error:

@@ -94,7 +94,7 @@ def say(api: MessagesApi, *messages: dict[str, Any], **more: Any) -> str:
 
 def test_a_stream_has_the_events_of_the_real_api_in_their_order(api: MessagesApi) -> None:
     events = stream(api, request_body(user("SAY: hello there")))
-    names = [name for name, _ in events]
+    names = [name for name, _data in events]
     assert all(name == data["type"] for name, data in events)
     assert names[:3] == ["message_start", "ping", "content_block_start"]
     assert set(names[3:-3]) == {"content_block_delta"}
@@ -116,7 +116,7 @@ def test_usage_grows_from_the_start_to_the_end_of_a_message(api: MessagesApi) ->
 
 def test_system_prompt_and_tools_are_cached_from_the_second_request_on(api: MessagesApi) -> None:
     body = request_body(user("SAY: x"), system=[{"type": "text", "text": "be terse " * 50}], tools=[{"name": "Bash"}])
-    first, second = (stream(api, body)[0][1]["message"]["usage"] for _ in range(2))
+    first, second = (stream(api, body)[0][1]["message"]["usage"] for _round in range(2))
     assert first["cache_creation_input_tokens"] > 100
     assert first["cache_read_input_tokens"] == 0
     assert second["cache_creation_input_tokens"] == 0
@@ -168,7 +168,7 @@ def test_several_directives_make_one_message(api: MessagesApi) -> None:
     assert text["text"] == "first I look"
     assert [first["input"]["command"], second["input"]["command"]] == ["ls", "pwd"]
     assert first["id"] != second["id"]
-    assert [name for name, _ in events].count("message_start") == 1
+    assert [name for name, _data in events].count("message_start") == 1
 
     assert say(api, user("x"), {"role": "assistant", "content": []}, user(result("a"), result("b"))).endswith("a\nb")
 
@@ -226,7 +226,7 @@ def test_without_stream_the_whole_message_comes_at_once(api: MessagesApi) -> Non
 
 def test_count_tokens(api: MessagesApi) -> None:
     body = {"model": "test-model", "messages": [user("x" * 400)]}
-    status, _, text = ask(api, body, "/v1/messages/count_tokens?beta=true")
+    status, _headers, text = ask(api, body, "/v1/messages/count_tokens?beta=true")
     assert status == 200
     assert json.loads(text)["input_tokens"] >= 100
     assert [request.kind for request in api.requests] == ["count_tokens"]
@@ -292,7 +292,7 @@ def test_unknown_paths_are_404(api: MessagesApi) -> None:
 
 
 def test_an_error_can_be_asked_for(api: MessagesApi) -> None:
-    status, _, text = ask(api, request_body(user("FAIL: 529")))
+    status, _headers, text = ask(api, request_body(user("FAIL: 529")))
     assert status == 529
     assert json.loads(text)["error"]["type"] == "overloaded_error"
     assert ask(api, request_body(user("FAIL: soon")))[0] == 500
@@ -322,7 +322,7 @@ def test_requests_are_recorded(api: MessagesApi) -> None:
     assert request.headers["x-api-key"] == "k"
     assert api.prompts() == ["SAY: one"]
     assert "APPENDED" in api.system_prompts()[0]
-    status, _, text = ask(api, b"", "/recorded", method="GET")
+    status, _headers, text = ask(api, b"", "/recorded", method="GET")
     assert status == 200
     assert [(each["turn"]["texts"], each["system"]) for each in json.loads(text)] == [(["SAY: one"], "APPENDED")]
 
