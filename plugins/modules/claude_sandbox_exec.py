@@ -135,8 +135,9 @@ def main() -> None:
         )
     results = {
         "rc": done.code,
-        "stdout": to_text(done.stdout, errors="surrogate_or_replace").rstrip("\r\n"),
-        "stderr": to_text(done.stderr, errors="surrogate_or_replace").rstrip("\r\n"),
+        # Not with surrogates: Ansible refuses a result that has some, and the exit code would be lost with it.
+        "stdout": to_text(done.stdout, errors="replace").rstrip("\r\n"),
+        "stderr": to_text(done.stderr, errors="replace").rstrip("\r\n"),
         "truncated": done.truncated,
         "changed": True,
     }

@@ -11,15 +11,11 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
+from . import claude
 from .errors import SandboxError, shown
 from .spec import Spec
 
 READ_ONLY, READ_WRITE, DEVICE = "ro", "rw", "dev"
-
-# What a program of the host's ~/.claude obeys: instructions, hooks, permissions, code. A sandbox
-# that could write them would have its words carried out by the next session outside.
-CLAUDE_OBEYED_FILES = ("CLAUDE.md", "settings.json")
-CLAUDE_OBEYED_FOLDERS = ("agents", "commands", "hooks", "output-styles", "plugins", "rules", "skills")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Grant:
 TABLE: Mapping[str, Grant] = {
     "claude": Grant(
         (Source("~/.claude", mode=READ_WRITE),),
-        words="reads and writes ~/.claude: login, history, transcripts; what Claude Code obeys there is read-only",
+        words="reads and writes ~/.claude: login, history, this project's transcripts; what it obeys is read-only",
     ),
     "git": Grant((Source("~/.gitconfig"), Source("~/.config/git")), words="reads your git settings"),
     "ssh": Grant((Source("~/.ssh"),), words="reads ~/.ssh, private keys included"),
@@ -111,6 +107,8 @@ class Owner:
 
     runtime: the account's XDG_RUNTIME_DIR on the host; data, store: the sandbox's and the project's own folders.
     display: the number of the sandbox's X display, where it has one.
+    claude_scripts: the names of scripts that lie in ~/.claude itself.
+    claude_refused: why ~/.claude cannot be shared without danger, where that is so.
     """
 
     home: str
@@ -121,6 +119,8 @@ class Owner:
     store: str
     display: int | None = None
     x_cookie: str = ""
+    claude_scripts: tuple[str, ...] = ()
+    claude_refused: str = ""
 
     @property
     def inside_runtime(self) -> str:
@@ -169,6 +169,9 @@ def resolve(spec: Spec, owner: Owner, exists: Exists) -> Granted:
     for name, grant in TABLE.items():
         if not spec.granted(name):
             continue
+        if name == "claude" and owner.claude_refused:
+            skipped[name] = owner.claude_refused
+            continue
         found, missing = _sources(grant, words, exists)
         passed = {key: value for key, value in owner.environ.items() if _passes(grant, key)}
         if not found and not passed:
@@ -177,7 +180,7 @@ def resolve(spec: Spec, owner: Owner, exists: Exists) -> Granted:
         given.append(name)
         binds += found
         env |= {key: _filled(value, words) or "" for key, value in grant.env.items()} | passed
-    binds += _claude(owner, "claude" in given)
+    binds += _claude(spec, owner, "claude" in given, exists)
     binds += [Bind(mount.source, mount.target, mount.mode, checked=True) for mount in spec.mounts]
     _check_targets(binds)
     return Granted(tuple(binds), env, tuple(given), skipped)
@@ -199,14 +202,21 @@ def stored_folders() -> tuple[str, ...]:
     return ("local", "cache", "chromium", "tmp", "claude")
 
 
-def _claude(owner: Owner, shared: bool) -> list[Bind]:
-    """Claude Code's own folder: the account's, with what it obeys read-only; or one of the project's own."""
-    folder = f"{owner.home}/.claude"
+def _claude(spec: Spec, owner: Owner, shared: bool, exists: Exists) -> list[Bind]:
+    """Claude Code's own folder: one of the project's own, or the account's without what is not the project's."""
+    folder, own = f"{owner.home}/.claude", f"{owner.store}/claude"
     if not shared:
-        return [Bind(f"{owner.store}/claude", folder, READ_WRITE)]
-    obeyed = [f"{folder}/{name}" for name in (*CLAUDE_OBEYED_FILES, *CLAUDE_OBEYED_FOLDERS)]
-    # Session files are named by a pid inside, which every sandbox has: each keeps its own.
-    return [*(Bind(path, path) for path in obeyed), Bind(f"{owner.data}/sessions", f"{folder}/sessions", READ_WRITE)]
+        return [Bind(own, folder, READ_WRITE)]
+    obeyed = [*claude.OBEYED_FILES, *claude.OBEYED_FOLDERS]
+    obeyed += [name for name in (*claude.OBEYED_WHERE_THERE, *owner.claude_scripts) if exists(f"{folder}/{name}")]
+    # Other projects' transcripts are neither to be read, nor their memories to be written.
+    transcripts = f"{folder}/{claude.PROJECTS}/{claude.encoded(spec.project_dir)}"
+    return [
+        *(Bind(f"{folder}/{name}", f"{folder}/{name}") for name in obeyed),
+        *(Bind(f"{own}/{name}", f"{folder}/{name}", READ_WRITE) for name in (*claude.OWN_FOLDERS, claude.PROJECTS)),
+        Bind(transcripts, transcripts, READ_WRITE),
+        Bind(f"{owner.data}/{claude.SESSIONS}", f"{folder}/{claude.SESSIONS}", READ_WRITE),
+    ]
 
 
 def _sources(grant: Grant, words: Mapping[str, str], exists: Exists) -> tuple[list[Bind], str]:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, cast
 
-from . import lifecycle, namespaces, procs, session, usage
+from . import claude, lifecycle, namespaces, procs, session, usage
 from .errors import SandboxError, shown
 from .host import Host
 from .instance import Instance
@@ -234,7 +234,7 @@ def _is_idle(record: Record, instance: Instance, before: usage.Activity | None) 
 def _activity(record: Record, instance: Instance) -> usage.Activity | None:
     agent = next(iter(procs.children(instance.init.pid)), None)
     pid = procs.innermost_pid(agent.pid) if agent else None
-    return usage.activity(f"{record.data}/sessions", pid) if pid else None
+    return usage.activity(f"{record.data}/{claude.SESSIONS}", pid) if pid else None
 
 
 def activity_of(record: Record) -> str | None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from types import ModuleType
 
-from . import agent, display, files, grants, procs, session, toolchain
+from . import agent, claude, display, files, grants, procs, session, toolchain
 from .backends.base import Command, Job
 from .errors import SandboxError, shown
 from .host import Account, Host, boot_id, group_name, user_namespaces
@@ -104,7 +104,8 @@ def _check_source(what: str, path: str, state_dir: str) -> None:
 def start(host: Host, task: Start) -> Instance:
     """Bring the sandbox up. Raises SandboxError, and leaves nothing behind then."""
     spec, owner, folder = task.record.asked(), task.owner, task.folder
-    shared = spec.granted("claude")
+    refused = _claude_refused(owner)
+    shared = spec.granted("claude") and not refused
     with contextlib.ExitStack() as undo:
         undo.callback(sweep, folder, owner)
         _prepare(task, shared)
@@ -119,7 +120,7 @@ def start(host: Host, task: Start) -> Instance:
         with session.Pipes(folder, command) as pipes:
             opening = session.Opening(host, folder, log_file(task.record), task.record.name, command)
             screen = starting.ready() if starting else None
-            place = _place(host, task, screen)
+            place = dataclasses.replace(_place(host, task, screen), claude_refused=refused)
             granted = _without_missing(grants.resolve(spec, place, _readable))
             env = agent.environment(spec, task.record.name, owner, place, tools, granted)
             job = Job(
@@ -174,12 +175,14 @@ def _without_missing(granted: grants.Granted) -> grants.Granted:
 
 def _prepare(task: Start, shared: bool) -> None:
     """Make the folders that are mounted or written to."""
+    spec = task.record.asked()
     try:
         os.mkdir(session.launch_folder(task.folder), 0o700)
-        for path in [f"{task.record.data}/sessions", *(f"{task.store}/{name}" for name in grants.stored_folders())]:
+        stored = [f"{task.store}/{name}" for name in grants.stored_folders()]
+        for path in (f"{task.record.data}/{claude.SESSIONS}", *stored):
             os.makedirs(path, mode=0o700, exist_ok=True)
         if shared:
-            _prepare_claude(f"{task.owner.home}/.claude")
+            _prepare_claude(f"{task.owner.home}/.claude", task.store, spec.project_dir)
         log = log_file(task.record)
         if os.path.exists(log):
             os.replace(log, f"{log}.1")
@@ -187,13 +190,42 @@ def _prepare(task: Start, shared: bool) -> None:
         raise SandboxError(f"{error.filename} cannot be made: {error.strerror}.") from None
 
 
-def _prepare_claude(folder: str) -> None:
-    """Have everything there that is mounted read-only: what is not there could be made from inside."""
-    for name in ("", *grants.CLAUDE_OBEYED_FOLDERS, "sessions"):
+def _prepare_claude(folder: str, store: str, project_dir: str) -> None:
+    """Have everything there that is mounted over: what is not there could be made from inside."""
+    transcripts = f"{claude.PROJECTS}/{claude.encoded(project_dir)}"
+    for name in ("", *claude.OBEYED_FOLDERS, *claude.OWN_FOLDERS, claude.SESSIONS, transcripts):
         os.makedirs(f"{folder}/{name}", mode=0o700, exist_ok=True)
-    for name in grants.CLAUDE_OBEYED_FILES:
+    for name in (*claude.OWN_FOLDERS, claude.PROJECTS):
+        os.makedirs(f"{store}/claude/{name}", mode=0o700, exist_ok=True)
+    for name in claude.OBEYED_FILES:
         with contextlib.suppress(FileExistsError):
             files.create(f"{folder}/{name}", b"{}\n" if name.endswith(".json") else b"")
+
+
+def _claude_refused(owner: Account) -> str:
+    """Why the account's ~/.claude cannot be shared: a link cannot be mounted over, so it could be exchanged inside."""
+    for name in (
+        "",
+        *claude.OBEYED_FILES,
+        *claude.OBEYED_FOLDERS,
+        *claude.OWN_FOLDERS,
+        claude.SESSIONS,
+        claude.PROJECTS,
+    ):
+        path = f"{owner.home}/.claude/{name}".rstrip("/")
+        if os.path.islink(path):
+            return f"{path} is a symbolic link, and what it leads to could be exchanged from inside"
+    return ""
+
+
+def _claude_scripts(folder: str) -> tuple[str, ...]:
+    """The scripts in ~/.claude itself: files that can be executed, or are named like one."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if entry.is_file()]
+            return tuple(e.name for e in found if e.name.endswith(claude.OBEYED_ENDINGS) or os.access(e.path, os.X_OK))
+    except OSError:
+        return ()
 
 
 def _display(host: Host, task: Start, undo: contextlib.ExitStack) -> display.Starting | None:
@@ -218,6 +250,7 @@ def _place(host: Host, task: Start, screen: display.Display | None) -> grants.Ow
         store=task.store,
         display=screen.number if screen else None,
         x_cookie=display.cookie_file(task.folder),
+        claude_scripts=_claude_scripts(f"{owner.home}/.claude"),
     )
 
 

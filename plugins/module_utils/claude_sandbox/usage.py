@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import files
+from .claude import encoded
 
 _FILE_LIMIT = 256 << 20  # bytes of a transcript that are read; the rest is left out, and said so
 _LINE_LIMIT = 64 << 20
 _SESSION_LIMIT = 1 << 16
-_ENCODED_LIMIT = 200  # characters of an encoded path before Claude Code cuts it and adds a hash
 _TOKENS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
@@ -44,31 +44,6 @@ class Usage:
         for name in _TOKENS:
             setattr(self, name, getattr(self, name) + counts[name])
             mine[name] += counts[name]
-
-
-def encoded(project_dir: str) -> str:
-    """The name of a project's folder under ~/.claude/projects."""
-    units = [
-        int.from_bytes(pair, "little")
-        for pair in map(bytes, zip(*[iter(project_dir.encode("utf-16-le", "surrogatepass"))] * 2, strict=True))
-    ]
-    name = "".join(chr(unit) if unit < 128 and chr(unit).isalnum() else "-" for unit in units)
-    if len(name) <= _ENCODED_LIMIT:
-        return name
-    value = 0
-    for unit in units:
-        value = (value * 31 + unit) & 0xFFFFFFFF
-    if value & 0x80000000:
-        value -= 1 << 32
-    return f"{name[:_ENCODED_LIMIT]}-{_base36(abs(value))}"
-
-
-def _base36(number: int) -> str:
-    digits = ""
-    while number:
-        number, digit = divmod(number, 36)
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
-    return digits or "0"
 
 
 def transcripts(claude_dir: str, project_dir: str) -> list[str]:

@@ -112,6 +112,12 @@ def settle(job: Job, pane: Process, release: Callable[[], None]) -> Process:
     release()
     if not procs.until(lambda: _runs(init) or not pane.alive(), _START_SECONDS):
         raise SandboxError("The agent's program did not start.")
+    if not pane.alive() and exit_code(job.folder) is None:
+        # bwrap reports the exit code of a program only where it could execute it.
+        raise SandboxError(
+            f"The agent's program {shown(job.spec.agent[0])} could not be executed in the sandbox.",
+            "Give one that is there: of the system's own, or in the project.",
+        )
     return init
 
 
