@@ -93,7 +93,7 @@ TABLE: Mapping[str, Grant] = {
         words="signs with the keys of your ssh-agent",
     ),
     "nix": Grant(
-        (Source("/nix/store"), Source("/nix/var/nix/daemon-socket")),
+        (Source("/nix/var/nix/daemon-socket"),),
         env={"NIX_REMOTE": "daemon"},
         words="builds and fetches by the host's Nix daemon",
     ),

@@ -448,9 +448,10 @@ class Sandboxes:
         if spec is not None and spec.user == "root" and request.state in ("started", "restarted"):
             yield "This sandbox runs as root: give it a user of its own, for an agent that gets out would be root."
         if record is not None and record.instance is not None and spec is not None:
-            asked = {name for name, given in spec.grants.items() if given}
+            # Without ~/.claude there is no login: that is news to whoever did not ask for it by name, too.
+            missed = {name for name, given in spec.grants.items() if given} | {"claude"}
             for name, why in record.instance.skipped.items():
-                if name in asked or name.startswith("mount "):
+                if name in missed or name.startswith("mount "):
                     yield f"{name} is not in the sandbox: {why}."
 
 

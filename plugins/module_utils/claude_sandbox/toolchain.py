@@ -16,6 +16,7 @@ from .host import Account, missing_program
 from .spec import Spec
 
 NIX_PROFILE = "/nix/var/nix/profiles/claude-sandbox"
+_NIX_STORE = "/nix/store"
 _PROGRAMS = "/opt/claude-sandbox/bin"
 _USR_PATH = ("/usr/local/bin", "/usr/bin")
 # Of /etc only what programs need to run: nothing that names accounts, keys or services of the host.
@@ -89,6 +90,9 @@ def _host() -> Toolchain:
     if not os.path.exists("/usr/bin/bash"):
         raise SandboxError("This host has no /usr/bin/bash, so its /usr is no toolchain.", "Use toolchain: nix.")
     binds = [Bind("/usr", "/usr"), *_etc()]
+    if os.path.isdir(_NIX_STORE):
+        # On a host with Nix, settings and programs of the account's are links into it.
+        binds.append(Bind(_NIX_STORE, _NIX_STORE))
     links = []
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         if os.path.islink(f"/{name}"):
@@ -102,7 +106,7 @@ def _nix() -> Toolchain:
     programs = os.path.realpath(f"{NIX_PROFILE}/bin")
     links = (("/bin/sh", f"{programs}/bash"), ("/usr/bin/env", f"{programs}/env"))
     path = f"{_PROGRAMS}:{programs}"
-    return Toolchain("nix", (Bind("/nix/store", "/nix/store"), *_etc()), links, path, f"{programs}/bash")
+    return Toolchain("nix", (Bind(_NIX_STORE, _NIX_STORE), *_etc()), links, path, f"{programs}/bash")
 
 
 def _etc() -> Iterator[Bind]:
