@@ -14,7 +14,7 @@ import sys
 import termios
 from collections.abc import Mapping, Sequence
 
-from . import procs
+from . import landlock, procs
 from .backends.base import Command
 from .errors import SandboxError
 from .host import Host
@@ -90,6 +90,7 @@ class Opening:
             encoding="utf-8",
             errors="replace",
             umask=0o022,
+            preexec_fn=landlock.confine,  # noqa: PLW1509 - it calls the kernel alone, and takes no lock
         )
 
     def up(self) -> Session:

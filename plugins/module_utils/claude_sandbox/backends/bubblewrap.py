@@ -10,7 +10,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 
-from .. import files, namespaces, procs, seccomp
+from .. import files, landlock, namespaces, procs, seccomp
 from ..errors import SandboxError, shown
 from ..grants import Bind
 from ..host import Host, Problem, apparmor_restricts_namespaces, user_namespaces
@@ -159,6 +159,7 @@ def enter(init: Process) -> None:
     """Join the sandbox's namespaces and give up all that the agent has not."""
     calls = seccomp.program(os.uname().machine)
     namespaces.join(init.pid)
+    landlock.confine()
     namespaces.give_up_privileges(calls)
 
 
