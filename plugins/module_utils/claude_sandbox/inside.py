@@ -54,7 +54,7 @@ class Completed:
 def live_instance(record: Record) -> Instance:
     """The running instance; a SandboxError where the sandbox does not run."""
     record.asked()
-    if record.instance is None or record.instance.stopped_at is not None or not lifecycle.running(record.instance):
+    if record.instance is None or record.instance.stopped_at is not None or not record.instance.running():
         raise SandboxError(f"Sandbox {shown(record.name)} is not running.", "Start it first (state: started).")
     return record.instance
 

@@ -8,7 +8,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from .host import boot_id
 from .procs import Process
+
+SESSION = "main"  # the name of the one session of a sandbox's tmux server
+
+
+def socket(folder: str) -> str:
+    """Where the tmux server of a runtime folder listens."""
+    return f"{folder}/tmux"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +40,15 @@ class Instance:
     skipped: Mapping[str, str]
     stopped_at: float | None = None
     exit_code: int | None = None
+
+    @property
+    def socket(self) -> str:
+        """Where its tmux server listens."""
+        return socket(self.folder)
+
+    def running(self) -> bool:
+        """Whether its program is alive. Starts no process."""
+        return self.boot_id == boot_id() and self.pane.alive()
 
     def to_dict(self) -> dict[str, Any]:
         """The instance as JSON knows it."""

@@ -11,14 +11,15 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
 
 from . import agent, claude, display, files, grants, procs, session, toolchain
 from .backends.base import Command, Job
 from .errors import SandboxError, shown
 from .host import Account, Host, boot_id, group_name, user_namespaces
-from .instance import Instance
+from .instance import Instance, socket
 from .procs import Process
 from .registry import Record
 from .spec import Spec
@@ -54,6 +55,18 @@ def backend(spec: Spec) -> ModuleType:
     from .backends import bubblewrap
 
     return bubblewrap
+
+
+def as_owner(host: Host, owner: Account, spec: Spec, function: Callable[[], Any], always_fork: bool = False) -> Any:
+    """The function's value, worked out under the sandbox's account, in a child where that is another one.
+
+    always_fork: for what changes its process for good, or must be the only thread.
+    """
+    # Everything is imported before: that account may not be able to read what we were started from.
+    backend(spec)
+    if owner.uid != host.uid:
+        return procs.fork(owner, function).result()
+    return procs.fork(None, function).result() if always_fork else function()
 
 
 def preflight(host: Host, spec: Spec, owner: Account, state_dir: str) -> None:
@@ -118,7 +131,7 @@ def start(host: Host, task: Start) -> Instance:
         ways = backend(spec)
         command: Command = ways.command(host, argv, len(files_inside))
         with session.Pipes(folder, command) as pipes:
-            opening = session.Opening(host, folder, log_file(task.record), task.record.name, command)
+            opening = session.Opening(host, folder, task.record.log, task.record.name, command)
             screen = starting.ready() if starting else None
             place = dataclasses.replace(_place(host, task, screen), claude_refused=refused)
             granted = _without_missing(grants.resolve(spec, place, _readable))
@@ -183,7 +196,7 @@ def _prepare(task: Start, shared: bool) -> None:
             os.makedirs(path, mode=0o700, exist_ok=True)
         if shared:
             _prepare_claude(f"{task.owner.home}/.claude", task.store, spec.project_dir)
-        log = log_file(task.record)
+        log = task.record.log
         if os.path.exists(log):
             os.replace(log, f"{log}.1")
     except OSError as error:
@@ -267,19 +280,9 @@ def _with_last_words(host: Host, folder: str, error: SandboxError) -> SandboxErr
     return SandboxError(f"{error.what.rstrip('.')}: {words[:400]}" if words else error.what, hint)
 
 
-def log_file(record: Record) -> str:
-    """Where the pane's output is recorded; the part before it is beside it, with .1 behind the name."""
-    return f"{record.data}/session.log"
-
-
-def running(instance: Instance | None) -> bool:
-    """Whether the sandbox's program is alive. Starts no process."""
-    return instance is not None and instance.boot_id == boot_id() and instance.pane.alive()
-
-
 def stop(spec: Spec, instance: Instance, owner: Account) -> Instance:
     """End the program, then all that was started for it; wait until it is gone."""
-    by_itself = None if running(instance) else exit_code(spec, instance)
+    by_itself = None if instance.running() else exit_code(spec, instance)
     if instance.boot_id == boot_id():
         if instance.init.alive():
             _end_program(instance)
@@ -309,7 +312,7 @@ def exit_code(spec: Spec, instance: Instance) -> int | None:
 
 def sweep(folder: str, owner: Account) -> None:
     """End whatever still uses a runtime folder, and delete it: also after a crash, when nothing is recorded."""
-    for option, path in (("-S", session.socket(folder)), ("-auth", display.cookie_file(folder))):
+    for option, path in (("-S", socket(folder)), ("-auth", display.cookie_file(folder))):
         for process in procs.with_argument(option, path, owner.uid):
             process.end(_SERVER_GRACE)
     shutil.rmtree(folder, ignore_errors=True)

@@ -42,8 +42,8 @@ def make(
     if state == "absent":
         return Plan(() if status == ABSENT else ("destroy",))
     if state == "stopped":
-        # One that has ended by itself is stopped already, and stays known as dead.
-        return Plan(("stop",) if status == RUNNING else ())
+        # One that has ended by itself still has its session and its display.
+        return Plan(("stop",) if status in (RUNNING, DEAD) else ())
     if recorded is None:
         if desired is None:
             raise SandboxError(f"There is no sandbox {name!r}.", "Give project_dir to make it.")

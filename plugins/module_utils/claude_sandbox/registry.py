@@ -13,10 +13,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -49,6 +47,11 @@ class Record:
         """The folder that belongs to the sandbox's account."""
         return f"{self.folder}/data"
 
+    @property
+    def log(self) -> str:
+        """The file with the pane's output; the part before it is beside it, with .1 behind the name."""
+        return f"{self.data}/session.log"
+
     def asked(self) -> Spec:
         """The spec; a SandboxError where the record cannot be read."""
         if self.spec is None:
@@ -69,6 +72,7 @@ class Registry:
     def prepare(self) -> None:
         """Make the directories; others may pass through them to their own, and list nothing."""
         mode = 0o711 if os.geteuid() == 0 else 0o700
+        self._check_owner()
         try:
             for path in (self.folder, f"{self.state_dir}/projects"):
                 os.makedirs(path, mode=0o755, exist_ok=True)
@@ -76,6 +80,16 @@ class Registry:
                 os.chmod(path, mode)
         except OSError as error:
             raise SandboxError(f"{self.state_dir} cannot hold the registry: {error.strerror}.") from None
+
+    def _check_owner(self) -> None:
+        """Root writes only where nobody else can: another account could put a link in its way."""
+        for path in (self.state_dir, self.folder, f"{self.state_dir}/projects"):
+            with contextlib.suppress(FileNotFoundError):
+                uid = os.lstat(path).st_uid
+                if uid != os.geteuid():
+                    raise SandboxError(
+                        f"{path} belongs to the account {uid}.", "Run this as that account, or give another state_dir."
+                    )
 
     def names(self) -> list[str]:
         """The names that are taken, in order."""
@@ -142,6 +156,8 @@ class Registry:
 
         Raises SandboxError where another process was quicker.
         """
+        import secrets
+
         self.prepare()
         identity = secrets.token_hex(6)
         record = Record(name, f"{self.folder}/{name}", identity, time.time(), spec)
@@ -198,7 +214,7 @@ class Registry:
 
     def remove(self, record: Record) -> None:
         """Free the name, then delete the folder: what a crash leaves is no sandbox."""
-        grave = f"{self.folder}/.old-{record.id or secrets.token_hex(6)}"
+        grave = f"{self.folder}/.old-{record.id or record.name}-{os.getpid()}"
         try:
             os.rename(record.folder, grave)
             files.sync_folder(self.folder)
@@ -208,6 +224,8 @@ class Registry:
 
     def project_store(self, spec: Spec, owner: Account) -> str:
         """The folder of what this account's project keeps (home directories' parts, /tmp); made where missing."""
+        import hashlib
+
         key = hashlib.sha256(f"{owner.uid}\0{spec.project_dir}".encode()).hexdigest()[:16]
         path = f"{self.state_dir}/projects/{key}"
         try:

@@ -8,22 +8,18 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import files, plan, procs
+from . import keys, plan, procs
 from .errors import SandboxError, shown
 from .host import Account, Host, account
-from .instance import Instance
-from .registry import Record, Registry, remove_tree
-from .spec import Spec, check_name, environment, parse
+from .keys import Keys
+from .registry import Record, Registry
+from .spec import Spec, check_name, parse
 
 if TYPE_CHECKING:
     from .inside import Completed, Wait
-
-_SECRETS_LIMIT = 1 << 20
-_SOCKET_LIMIT = 107  # bytes of a UNIX socket's path, unix(7)
-API_KEY = "ANTHROPIC_API_KEY"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +38,11 @@ class Request:
     api_key: str | None = None
     secret_env: Mapping[str, str] | None = None
     purge: bool = False
+
+    @property
+    def keys(self) -> Keys:
+        """The secrets given. Raises SandboxError where they cannot be variables."""
+        return Keys(self.api_key, self.secret_env)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,17 +75,13 @@ class Sandboxes:
     # Observing
 
     def status(self, record: Record) -> str:
-        """running, stopped (asked to), dead (ended by itself, or never came up), or unreadable."""
+        """running, stopped (asked to, or never came up), dead (ended by itself), or unreadable."""
         if record.problem:
             return "unreadable"
         instance = record.instance
-        if instance is None:
-            return plan.DEAD
-        if instance.stopped_at is not None:
+        if instance is None or instance.stopped_at is not None:
             return plan.STOPPED
-        from . import lifecycle
-
-        return plan.RUNNING if lifecycle.running(instance) else plan.DEAD
+        return plan.RUNNING if instance.running() else plan.DEAD
 
     def view(self, record: Record) -> dict[str, Any]:
         """A sandbox as every door shows it."""
@@ -182,7 +179,8 @@ class Sandboxes:
             return plan.make(request.name, request.state, plan.ABSENT, None, desired)
         if record.problem and request.state != "absent":
             record.asked()
-        differ = desired is not None and _secrets(record) != self._secrets_after(request, record)
+        stored = keys.stored(record)
+        differ = desired is not None and stored != request.keys.over(stored)
         return plan.make(
             request.name, request.state, self.status(record), record.spec, desired, request.on_change, differ
         )
@@ -197,127 +195,25 @@ class Sandboxes:
         from . import lifecycle
 
         owner = self.owner(spec)
-        self._as(owner, spec, lambda: lifecycle.preflight(self.host, spec, owner, self.registry.state_dir))
+        lifecycle.as_owner(
+            self.host, owner, spec, lambda: lifecycle.preflight(self.host, spec, owner, self.registry.state_dir)
+        )
 
     def _carry_out(self, request: Request, actions: Sequence[str], record: Record | None, spec: Spec | None) -> None:
+        from .changes import Changes
+
         with contextlib.ExitStack() as held:
             if record is not None:
                 current = held.enter_context(self.registry.locked(record))
                 if self._plan(request, current, self._desired(request)).actions != tuple(actions):
                     raise SandboxError(f"Another process changed sandbox {shown(request.name)} just now.", "Try again.")
                 record = current
+            changes = Changes(self.host, self.registry, self.owner, request.keys)
             for action in actions:
                 if action == "create" and spec is not None:
-                    record = held.enter_context(self._created(request, spec))
+                    record = held.enter_context(changes.created(request.name, spec))
                 elif record is not None:
-                    record = self._act(action, request, record, spec)
-
-    @contextlib.contextmanager
-    def _created(self, request: Request, spec: Spec) -> Iterator[Record]:
-        """A new sandbox, held while it comes up; one that never does leaves no record."""
-        with self.registry.claim(request.name, spec, self.owner(spec)) as record:
-            try:
-                self._store_secrets(request, record)
-                yield record
-            except BaseException:
-                # What made this necessary is the error to be told, not a second one.
-                with contextlib.suppress(SandboxError):
-                    self._destroy(record, purge=False)
-                raise
-
-    def _act(self, action: str, request: Request, record: Record, spec: Spec | None) -> Record:
-        if action == "destroy":
-            self._destroy(record, request.purge)
-            return record
-        if action == "update":
-            record = dataclasses.replace(record, spec=spec)
-            self.registry.write_spec(record)
-            self._store_secrets(request, record)
-            return record
-        instance = self._start(record) if action == "start" else self._stop(record)
-        return dataclasses.replace(record, instance=instance)
-
-    def _start(self, record: Record) -> Instance:
-        from . import lifecycle
-
-        spec = record.asked()
-        owner = self.owner(spec)
-        store = self.registry.project_store(spec, owner)
-        if record.instance is not None and record.instance.stopped_at is None:
-            self._stop(record)
-        folder = self._runtime_folder(record, owner)
-        task = lifecycle.Start(record, owner, folder, store, self._secret_env(record), record.instance is not None)
-        try:
-            instance = Instance.parse(self._as(owner, spec, lambda: lifecycle.start(self.host, task).to_dict()))
-        except BaseException:
-            _remove_empty(folder)
-            raise
-        self.registry.write_instance(record, instance)
-        return instance
-
-    def _stop(self, record: Record) -> Instance | None:
-        from . import lifecycle
-
-        spec, instance = record.asked(), record.instance
-        owner = self.owner(spec)
-        if instance is None:
-            folder = self._runtime_path(record, owner)
-            self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
-            _remove_empty(folder)
-            return None
-        ended = Instance.parse(self._as(owner, spec, lambda: lifecycle.stop(spec, instance, owner).to_dict()))
-        _remove_empty(instance.folder)
-        self.registry.write_instance(record, ended)
-        return ended
-
-    def _destroy(self, record: Record, purge: bool) -> None:
-        if record.spec is not None:
-            self._stop(record)
-            owner, spec = self.owner(record.spec), record.spec
-            # As the owner: root would follow what the owner may have put in its own folders.
-            self._as(owner, spec, lambda: _empty(record.data))
-            if purge:
-                store = self.registry.project_store(spec, owner)
-                self._as(owner, spec, lambda: _empty(store))
-                _remove_empty(store)
-        self.registry.remove(record)
-
-    def _runtime_folder(self, record: Record, owner: Account) -> str:
-        """An empty folder of the owner's for sockets and the framebuffer."""
-        from . import lifecycle
-
-        spec, folder = record.asked(), self._runtime_path(record, owner)
-        if os.path.lexists(folder):
-            self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
-            _remove_empty(folder)
-        parent = os.path.dirname(folder)
-        try:
-            if parent != record.data:
-                os.makedirs(parent, mode=0o711 if self.host.uid == 0 else 0o700, exist_ok=True)
-                status = os.lstat(parent)
-                if status.st_uid != self.host.uid or status.st_mode & 0o022:
-                    raise SandboxError(f"{parent} belongs to another account.", "Remove it, or move the registry.")
-                os.mkdir(folder, 0o700)
-                if owner.uid != self.host.uid:
-                    os.chown(folder, owner.uid, owner.gid)
-            else:
-                self._as(owner, spec, lambda: os.mkdir(folder, 0o700))
-        except OSError as error:
-            raise SandboxError(f"{folder} cannot be made: {error.strerror}.") from None
-        return folder
-
-    def _runtime_path(self, record: Record, owner: Account) -> str:
-        """Where that folder is: in memory where it lives as long as the sandbox, and short enough for a socket."""
-        if self.host.uid == 0:
-            return f"/run/claude-sandbox/{record.id}"
-        # Without lingering, systemd takes the account's runtime directory away at logout.
-        runtime = f"/run/user/{owner.uid}"
-        if os.path.exists(f"/var/lib/systemd/linger/{owner.name}") and os.access(runtime, os.W_OK):
-            return f"{runtime}/claude-sandbox/{record.id}"
-        near = f"{record.data}/run"
-        if len(f"{near}/tmux".encode()) <= _SOCKET_LIMIT:
-            return near
-        return f"/tmp/claude-sandbox-{owner.uid}/{record.id}"
+                    record = changes.act(action, record, spec, request.purge)
 
     # Working inside
 
@@ -334,97 +230,34 @@ class Sandboxes:
 
         timeout: seconds. Raises SandboxError where the sandbox does not run.
         """
-        from . import inside
+        from . import working
 
         record = self.registry.resolve(ref)
-        instance, spec = inside.live_instance(record), record.asked()
-        whole = {**instance.env, **self._secret_env(record), **environment("env", env or {})}
-        folder = cwd or spec.project_dir
-
-        def work() -> dict[str, Any]:
-            return inside.execute(record, argv, whole, folder, stdin, timeout).to_json()
-
-        return inside.Completed.from_json(self._as(self.owner(spec), spec, work, always_fork=True))
+        return working.execute(self.host, record, self._owner_of(record), argv, cwd, env or {}, stdin, timeout)
 
     def exists(self, ref: str, path: str) -> bool:
         """Whether a path exists inside a running sandbox."""
-        from . import inside
+        from . import working
 
         record = self.registry.resolve(ref)
-        inside.live_instance(record)
-        spec = record.asked()
-        return bool(self._as(self.owner(spec), spec, lambda: inside.exists(record, path)))
+        return working.exists(self.host, record, self._owner_of(record), path)
 
     def converse(self, ref: str, text: str | None, keys: Sequence[str], wait: Wait) -> dict[str, Any]:
         """Type into the agent's terminal, wait for an answer, read the screen (see inside.converse)."""
-        from . import inside
+        from . import working
 
         record = self.registry.resolve(ref)
-        inside.live_instance(record)
-        spec = record.asked()
-        owner = self.owner(spec)
-        found: dict[str, Any] = self._as(owner, spec, lambda: inside.converse(self.host, record, text, keys, wait))
-        return found
+        return working.converse(self.host, record, self._owner_of(record), text, keys, wait)
 
     def usage(self, record: Record) -> dict[str, Any]:
         """What a sandbox uses: its processes now, and its agent's tokens since it was made."""
-        from . import inside, usage
+        from . import working
 
-        spec = record.asked()
-        running = self.status(record) == plan.RUNNING
-        instance = inside.live_instance(record) if running else None
-        owner = self.owner(spec)
-        shared = record.instance is None or "claude" in record.instance.given
-        claude_dir = f"{owner.home}/.claude"
-        if not shared:
-            claude_dir = f"{self.registry.project_store(spec, owner)}/claude"
-        tokens = self._as(
-            owner, spec, lambda: dataclasses.asdict(usage.measure(claude_dir, spec.project_dir, record.created_at))
-        )
-        processes = procs.namespace_usage(instance.init.pid) if instance else procs.Usage(0.0, 0, 0)
-        return {
-            "process": dataclasses.asdict(processes),
-            "session": tokens,
-            "activity": inside.activity_of(record) if running else None,
-        }
+        spec, owner = record.asked(), self._owner_of(record)
+        return working.usage(self.host, record, owner, self.registry.project_store(spec, owner))
 
-    # Secrets
-
-    def _secrets_after(self, request: Request, record: Record) -> dict[str, Any]:
-        stored = dict(_secrets(record))
-        for key, given in (("api_key", request.api_key), ("secret_env", request.secret_env)):
-            if given is not None:
-                stored.pop(key, None)
-                if given:
-                    stored[key] = environment("secret_env", given) if key == "secret_env" else given
-        return stored
-
-    def _store_secrets(self, request: Request, record: Record) -> None:
-        content = self._secrets_after(request, record)
-        if content == _secrets(record):
-            return
-        import json
-
-        spec, path = record.asked(), _secrets_file(record)
-        self._as(self.owner(spec), spec, lambda: files.replace(path, json.dumps(content).encode()))
-
-    def _secret_env(self, record: Record) -> dict[str, str]:
-        stored = _secrets(record)
-        key = {API_KEY: stored["api_key"]} if "api_key" in stored else {}
-        return {**key, **stored.get("secret_env", {})}
-
-    def _as(self, owner: Account, spec: Spec, function: Callable[[], Any], always_fork: bool = False) -> Any:
-        """The function's value, worked out under the sandbox's account, in a child where that is another one.
-
-        always_fork: for what changes its process for good, or must be the only thread.
-        """
-        from . import lifecycle
-
-        # Everything is imported before: that account may not be able to read what we were started from.
-        lifecycle.backend(spec)
-        if owner.uid != self.host.uid:
-            return procs.fork(owner, function).result()
-        return procs.fork(None, function).result() if always_fork else function()
+    def _owner_of(self, record: Record) -> Account:
+        return self.owner(record.asked())
 
     # Telling
 
@@ -461,25 +294,3 @@ def _outcome(content: Mapping[str, Any] | SandboxError) -> Outcome | SandboxErro
         return content
     values = dict(content)
     return Outcome(**{**values, "actions": tuple(values["actions"]), "warnings": tuple(values["warnings"])})
-
-
-def _secrets_file(record: Record) -> str:
-    return f"{record.data}/secrets.json"
-
-
-def _secrets(record: Record) -> dict[str, Any]:
-    content = files.read_json(_secrets_file(record), _SECRETS_LIMIT)
-    return content if isinstance(content, dict) else {}
-
-
-def _empty(path: str) -> None:
-    for entry in os.scandir(path):
-        if entry.is_dir(follow_symlinks=False):
-            remove_tree(entry.path)
-        else:
-            os.unlink(entry.path)
-
-
-def _remove_empty(path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.rmdir(path)

@@ -8,7 +8,6 @@ import dataclasses
 import fcntl
 import os
 import select
-import shlex
 import subprocess
 import sys
 import termios
@@ -18,9 +17,9 @@ from . import landlock, procs
 from .backends.base import Command
 from .errors import SandboxError
 from .host import Host
+from .instance import SESSION, socket
 from .procs import Process
 
-SESSION = "main"
 LOG_LIMIT = 4 << 20  # bytes in each of the two files of a log
 _HISTORY_LINES = 20000
 _COLUMNS, _ROWS = 160, 48
@@ -62,11 +61,6 @@ class Session:
 
     server: Process
     pane: Process
-
-
-def socket(folder: str) -> str:
-    """Where the server listens; `folder` is the sandbox's runtime folder."""
-    return f"{folder}/tmux"
 
 
 class Opening:
@@ -120,11 +114,6 @@ def send_text(host: Host, folder: str, text: str) -> None:
 def send_keys(host: Host, folder: str, keys: Sequence[str]) -> None:
     """Press keys by their tmux names: Enter, Escape, C-c."""
     _send(host, folder, ["send-keys", "-t", SESSION, "--", *map(_literal, keys)])
-
-
-def attach_argv(host: Host, folder: str) -> list[str]:
-    """What a person runs to see the session in a terminal."""
-    return [host.need("tmux"), "-S", socket(folder), "attach", "-t", SESSION]
 
 
 def _send(host: Host, folder: str, argv: Sequence[str]) -> None:
@@ -228,8 +217,3 @@ class Pipes:
 
     def _close(self, number: int) -> None:
         os.close(self._ends.pop(number))
-
-
-def shell_words(argv: Sequence[str]) -> str:
-    """An argv as a person types it."""
-    return shlex.join(argv)

@@ -214,17 +214,22 @@ def check_path(name: str, value: Any) -> str:
     return normal[1:] if normal.startswith("//") else normal
 
 
-def environment(name: str, value: Any) -> dict[str, str]:
-    """Variables for the sandbox: names as a shell would take them, values of text."""
+def environment(name: str, value: Any, secret: bool = False) -> dict[str, str]:
+    """Variables for the sandbox: names as a shell would take them, values of text. No error shows a secret one."""
     if not isinstance(value, Mapping):
-        raise SandboxError(f"{name} must be a mapping of variables, not {shown(value)}.")
+        raise SandboxError(f"{name} must be a mapping of variables, not {type(value).__name__}.")
     result = {}
     for key, content in value.items():
         if not isinstance(key, str) or not _ENV_RULE.match(key):
             raise SandboxError(f"{name} has {shown(key)}, which is no name for a variable.")
         if isinstance(content, bool) or not isinstance(content, str | int | float):
             raise SandboxError(f"{name}: the value of {key} must be text.", "Put it in quotes.")
-        result[key] = _text(f"{name}: {key}", str(content), _ARG_MAX)
+        try:
+            result[key] = _text(f"{name}: {key}", str(content), _ARG_MAX)
+        except SandboxError:
+            if not secret:
+                raise
+            raise SandboxError(f"{name}: the value of {key} has a NUL in it, or is too long.") from None
     return result
 
 

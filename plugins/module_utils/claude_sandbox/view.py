@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-import datetime
+import shlex
+import time
 from typing import Any
 
-from . import lifecycle, plan, session
+from . import plan
 from .host import Host
+from .instance import SESSION, Instance
 from .registry import Record
 
 
@@ -30,32 +32,36 @@ def of(host: Host, record: Record, status: str) -> dict[str, Any]:
         "pid": live.init.pid if live else None,
         "pid_xvfb": live.xvfb.pid if live and live.xvfb else None,
         "display_num": live.display if live else None,
-        "tmux_session": session.SESSION if kept else None,
-        "tmux_socket": session.socket(kept.folder) if kept else None,
+        "tmux_session": SESSION if kept else None,
+        "tmux_socket": kept.socket if kept else None,
         "qemu_qmp_socket": None,
-        "attach_command": attach_command(host, record, kept.folder) if kept else None,
-        "log": lifecycle.log_file(record),
+        "attach_command": attach_command(host, record, kept) if kept else None,
+        "log": record.log,
         "given": list(instance.given) if instance else [],
         "skipped": dict(instance.skipped) if instance else {},
     }
     if instance and status == plan.DEAD:
+        from . import lifecycle
+
         view["exit_code"] = lifecycle.exit_code(spec, instance)
     elif instance and status == plan.STOPPED:
         view["exit_code"] = instance.exit_code
     return view
 
 
-def attach_command(host: Host, record: Record, folder: str) -> str:
+def attach_command(host: Host, record: Record, instance: Instance) -> str:
     """What a person types on this host to see the session."""
-    argv = ["env", "-u", "TMUX", *session.attach_argv(host, folder)]
+    argv = ["env", "-u", "TMUX", host.find("tmux") or "tmux", "-S", instance.socket, "attach", "-t", SESSION]
     user = record.asked().user
     if host.uid == 0 and user not in (None, "root"):
-        argv = ["sudo", "-u", str(user), *argv]
-    return session.shell_words(argv)
+        # runuser is there where sudo is not, but only root can use it.
+        argv = [*(("sudo", "-u", str(user)) if host.find("sudo") else ("runuser", "-u", str(user), "--")), *argv]
+    return shlex.join(argv)
 
 
 def _iso(seconds: float | None) -> str | None:
-    """Seconds since the epoch, as ISO 8601 in UTC."""
+    """Seconds since the epoch, as ISO 8601 in UTC, to the millisecond."""
     if seconds is None:
         return None
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds")
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds * 1000) % 1000:03d}+00:00"

@@ -1,0 +1,164 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Carrying out what is planned for one sandbox."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import keys, lifecycle
+from .errors import SandboxError
+from .host import Account, Host
+from .instance import Instance
+from .keys import Keys
+from .registry import Record, Registry, remove_tree
+from .spec import Spec
+
+_SOCKET_LIMIT = 107  # bytes of a UNIX socket's path, unix(7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What can be done to a sandbox that is held; `owner` tells whose sandbox a spec is."""
+
+    host: Host
+    registry: Registry
+    owner: Callable[[Spec], Account]
+    keys: Keys
+
+    @contextlib.contextmanager
+    def created(self, name: str, spec: Spec) -> Iterator[Record]:
+        """A new sandbox, held while it comes up; one that never does leaves no record."""
+        with self.registry.claim(name, spec, self.owner(spec)) as record:
+            try:
+                self._store_keys(record)
+                yield record
+            except BaseException:
+                # What made this necessary is the error to be told, not a second one.
+                with contextlib.suppress(SandboxError):
+                    self._destroy(record, purge=False)
+                raise
+
+    def act(self, action: str, record: Record, spec: Spec | None, purge: bool) -> Record:
+        """Carry one action of a plan out, on a sandbox that is held; the record as it is then."""
+        if action == "destroy":
+            self._destroy(record, purge)
+            return record
+        if action == "update":
+            record = dataclasses.replace(record, spec=spec)
+            self.registry.write_spec(record)
+            self._store_keys(record)
+            return record
+        instance = self._start(record) if action == "start" else self._stop(record)
+        return dataclasses.replace(record, instance=instance)
+
+    def _start(self, record: Record) -> Instance:
+        spec = record.asked()
+        owner = self.owner(spec)
+        store = self.registry.project_store(spec, owner)
+        if record.instance is not None and record.instance.stopped_at is None:
+            self._stop(record)
+        folder = self._runtime_folder(record, owner)
+        task = lifecycle.Start(record, owner, folder, store, keys.variables(record), record.instance is not None)
+        try:
+            instance = Instance.parse(self._as(owner, spec, lambda: lifecycle.start(self.host, task).to_dict()))
+        except BaseException:
+            _remove_empty(folder)
+            raise
+        self.registry.write_instance(record, instance)
+        return instance
+
+    def _stop(self, record: Record) -> Instance | None:
+        spec, instance = record.asked(), record.instance
+        owner = self.owner(spec)
+        if instance is None:
+            folder = self._runtime_path(record, owner)
+            self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
+            _remove_empty(folder)
+            return None
+        ended = Instance.parse(self._as(owner, spec, lambda: lifecycle.stop(spec, instance, owner).to_dict()))
+        _remove_empty(instance.folder)
+        self.registry.write_instance(record, ended)
+        return ended
+
+    def _destroy(self, record: Record, purge: bool) -> None:
+        if record.spec is not None:
+            self._stop(record)
+            owner, spec = self.owner(record.spec), record.spec
+            # As the owner: root would follow what the owner may have put in its own folders.
+            self._as(owner, spec, lambda: _empty(record.data))
+            if purge:
+                store = self.registry.project_store(spec, owner)
+                self._as(owner, spec, lambda: _empty(store))
+                _remove_empty(store)
+        self.registry.remove(record)
+
+    def _runtime_folder(self, record: Record, owner: Account) -> str:
+        """An empty folder of the owner's for sockets and the framebuffer."""
+        spec, folder = record.asked(), self._runtime_path(record, owner)
+        if os.path.lexists(folder):
+            self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
+            _remove_empty(folder)
+        parent = os.path.dirname(folder)
+        try:
+            if parent != record.data:
+                os.makedirs(parent, mode=0o711 if self.host.uid == 0 else 0o700, exist_ok=True)
+                status = os.lstat(parent)
+                if status.st_uid != self.host.uid or status.st_mode & 0o022:
+                    raise SandboxError(f"{parent} belongs to another account.", "Remove it, or move the registry.")
+                os.mkdir(folder, 0o700)
+                if owner.uid != self.host.uid:
+                    os.chown(folder, owner.uid, owner.gid)
+            else:
+                self._as(owner, spec, lambda: os.mkdir(folder, 0o700))
+        except OSError as error:
+            raise SandboxError(f"{folder} cannot be made: {error.strerror}.") from None
+        return folder
+
+    def _runtime_path(self, record: Record, owner: Account) -> str:
+        """Where that folder is: in memory where it lives as long as the sandbox, and short enough for a socket."""
+        if self.host.uid == 0:
+            return f"/run/claude-sandbox/{record.id}"
+        # Without lingering, systemd takes the account's runtime directory away at logout.
+        runtime = f"/run/user/{owner.uid}"
+        if os.path.exists(f"/var/lib/systemd/linger/{owner.name}") and os.access(runtime, os.W_OK):
+            return f"{runtime}/claude-sandbox/{record.id}"
+        near = f"{record.data}/run"
+        if len(f"{near}/tmux".encode()) <= _SOCKET_LIMIT:
+            return near
+        return f"/tmp/claude-sandbox-{owner.uid}/{record.id}"
+
+    def _store_keys(self, record: Record) -> None:
+        before = keys.stored(record)
+        content = self.keys.over(before)
+        if content == before:
+            return
+        spec = record.asked()
+
+        def store() -> None:
+            try:
+                keys.store(record, content)
+            except OSError as error:
+                raise SandboxError(f"{record.data} cannot be written: {error.strerror}.") from None
+
+        self._as(self.owner(spec), spec, store)
+
+    def _as(self, owner: Account, spec: Spec, function: Callable[[], Any]) -> Any:
+        return lifecycle.as_owner(self.host, owner, spec, function)
+
+
+def _empty(path: str) -> None:
+    for entry in os.scandir(path):
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(entry.path)
+        else:
+            os.unlink(entry.path)
+
+
+def _remove_empty(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
