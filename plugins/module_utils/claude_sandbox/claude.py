@@ -4,16 +4,13 @@
 
 from __future__ import annotations
 
-# What it obeys: instructions, hooks, permissions, code. A sandbox that could write them would have its words
-# carried out by the next session outside.
-OBEYED_FILES = ("CLAUDE.md", "settings.json")
+# What it obeys: instructions, hooks, permissions, code. A sandbox that could write the account's own would have its
+# words carried out by the next session outside; so it reads the folders, and has copies of the files.
 OBEYED_FOLDERS = ("agents", "commands", "hooks", "output-styles", "plugins", "rules", "skills")
-# Obeyed too, but only where it is there: scripts of a status line, an installation of the program itself.
-OBEYED_ENDINGS = (".sh", ".py", ".js", ".mjs", ".ts", ".rb", ".pl")
-OBEYED_WHERE_THERE = ("local",)
-# What a session keeps for itself while it runs. A session outside executes its shell snapshot with every command,
-# and finds its files by a pid that every sandbox has too: each project has its own.
-OWN_FOLDERS = ("backups", "file-history", "ide", "jobs", "plans", "session-env", "shell-snapshots", "tasks", "teams")
+OBEYED_FILES = ("CLAUDE.md", "keybindings.json", "settings.json")
+SCRIPT_ENDINGS = (".sh", ".py", ".js", ".mjs", ".ts", ".rb", ".pl")  # of a status line, mostly
+# The one file that is shared for writing. It is renewed by rename, and in place where that fails as on a mount.
+CREDENTIALS = ".credentials.json"
 SESSIONS = "sessions"
 PROJECTS = "projects"
 _ENCODED_LIMIT = 200  # characters of an encoded path before it is cut and a hash is added

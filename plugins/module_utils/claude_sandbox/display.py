@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -17,6 +18,8 @@ from .host import Host
 from .procs import Process
 
 _START_SECONDS = 20.0
+_ATTEMPTS = 20
+_NUMBERS = range(100, 10000)  # of displays: below are those of people and of ssh
 _FAMILY_WILD = 0xFFFF  # Xauth.h: an entry for any address
 _PROTOCOL = b"MIT-MAGIC-COOKIE-1"
 
@@ -34,19 +37,26 @@ class Starting:
 
     def __init__(self, host: Host, folder: str, size: tuple[int, int], glx: bool) -> None:
         self._folder = folder
-        cookie = cookie_file(folder)
-        _write_cookie(cookie)
+        self._argv = [host.need("Xvfb"), *_options(folder, size, glx)]
+        self._env = {"PATH": host.path}
+        _write_cookie(cookie_file(folder))
         os.mkdir(f"{folder}/screen", 0o700)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start the server on a number that looks free; where it is not, the server says so by ending."""
+        # Given none, Xvfb would choose one by its abstract socket; without that it takes another's away.
+        self._number = _free_number()
         self._answer, write_end = os.pipe()
         try:
-            with open(files.open_new(f"{folder}/xvfb.log"), "wb") as log:
+            with open(f"{self._folder}/xvfb.log", "wb", opener=_private) as log:
                 self._server = subprocess.Popen(
-                    _argv(host.need("Xvfb"), write_end, folder, cookie, size, glx),
+                    [*self._argv, "-displayfd", str(write_end), f":{self._number}"],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
                     pass_fds=(write_end,),
-                    env={"PATH": host.path},
+                    env=self._env,
                     cwd="/",
                     start_new_session=True,
                 )
@@ -58,20 +68,29 @@ class Starting:
 
     def ready(self) -> Display:
         """The display; a SandboxError with the server's own words where it does not come up."""
+        words = ""
+        for _attempt in range(_ATTEMPTS):
+            text = self._wait()
+            server = procs.identify(self._server.pid)
+            if server is not None and text.strip() == str(self._number).encode():
+                return Display(self._number, server)
+            self.stop()
+            words = _last_words(f"{self._folder}/xvfb.log")
+            if "already active" not in words:
+                break
+            self._begin()
+        raise SandboxError(f"Xvfb did not start: {words.strip().rpartition(chr(10))[2] or 'it said nothing'}.")
+
+    def _wait(self) -> bytes:
+        """What the server answers when it is ready; less than a line where it is not."""
+        text = b""
         with open(self._answer, "rb", buffering=0) as pipe:
-            text = b""
             while not text.endswith(b"\n"):
-                if not select.select([pipe], [], [], _START_SECONDS)[0]:
-                    break
-                piece = pipe.read(16)
+                piece = pipe.read(16) if select.select([pipe], [], [], _START_SECONDS)[0] else b""
                 if not piece:
                     break
                 text += piece
-        server = procs.identify(self._server.pid)
-        if server is None or not text.strip().isdigit():
-            self.stop()
-            raise SandboxError(f"Xvfb did not start: {_last_line(f'{self._folder}/xvfb.log')}.")
-        return Display(int(text), server)
+        return text
 
     def stop(self) -> None:
         """End the server, however far it got."""
@@ -94,13 +113,37 @@ def framebuffer(folder: str) -> str:
     return f"{folder}/screen/Xvfb_screen0"
 
 
-def _argv(xvfb: str, answer: int, folder: str, cookie: str, size: tuple[int, int], glx: bool) -> list[str]:
+def forget(display: Display) -> None:
+    """Remove what a server that was killed has left: its lock and its socket."""
+    lock = f"/tmp/.X{display.number}-lock"
+    file = files.open_regular(lock)
+    if file is None:
+        return
+    with file:
+        holder = file.read(32).strip()
+    if holder == str(display.server.pid).encode():
+        for path in (lock, f"/tmp/.X11-unix/X{display.number}"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def _free_number() -> int:
+    """A number for which there is neither a lock nor a socket; chance keeps two who look at once apart."""
+    while True:
+        number = _NUMBERS.start + secrets.randbelow(len(_NUMBERS))
+        if not os.path.lexists(f"/tmp/.X{number}-lock") and not os.path.lexists(f"/tmp/.X11-unix/X{number}"):
+            return number
+
+
+def _options(folder: str, size: tuple[int, int], glx: bool) -> list[str]:
     width, height = size
     # Neither TCP nor the abstract socket, which every sandbox that shares the network could reach.
-    argv = [xvfb, "-displayfd", str(answer), "-screen", "0", f"{width}x{height}x24", "-auth", cookie]
-    argv += ["-nolisten", "tcp", "-nolisten", "local", "-noreset", "-fbdir", f"{folder}/screen"]
+    options = ["-screen", "0", f"{width}x{height}x24", "-auth", cookie_file(folder)]
+    options += ["-nolisten", "tcp", "-nolisten", "local", "-noreset", "-fbdir", f"{folder}/screen"]
+    # By MIT-SHM a client has the server, which is outside, read and write shared memory of the host's.
+    options += ["-extension", "MIT-SHM"]
     # GLX loads LLVM: four times the memory, and twice the time to start.
-    return argv if glx else [*argv, "-extension", "GLX"]
+    return options if glx else [*options, "-extension", "GLX"]
 
 
 def _write_cookie(path: str) -> None:
@@ -113,7 +156,10 @@ def _write_cookie(path: str) -> None:
     files.create(path, entry + counted(_PROTOCOL) + counted(secrets.token_bytes(16)))
 
 
-def _last_line(path: str) -> str:
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _last_words(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
-        lines = file.read(4096).split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        return "\n".join(line for line in file.read(4096).split("\n") if line.strip())

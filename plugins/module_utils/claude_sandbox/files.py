@@ -46,14 +46,14 @@ def open_new(path: str, mode: int = 0o600) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
-def replace(path: str, content: bytes) -> None:
-    """Make or replace a file as a whole, readable by its owner alone: after a power cut it is the old or the new one.
+def replace(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Make or replace a file as a whole: after a power cut it is the old or the new one.
 
     Raises OSError; nothing is left beside the file then.
     """
-    draft = f"{path}.{os.getpid()}.tmp"
+    draft = f"{path}.{os.urandom(6).hex()}.tmp"
     try:
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+        with open(open_new(draft, mode), "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -54,8 +54,8 @@ class Grant:
 
 TABLE: Mapping[str, Grant] = {
     "claude": Grant(
-        (Source("~/.claude", mode=READ_WRITE),),
-        words="reads and writes ~/.claude: login, history, this project's transcripts; what it obeys is read-only",
+        (Source(f"~/.claude/{claude.CREDENTIALS}", mode=READ_WRITE),),
+        words="has your login to Claude, your settings as a copy, and this project's transcripts",
     ),
     "git": Grant((Source("~/.gitconfig"), Source("~/.config/git")), words="reads your git settings"),
     "ssh": Grant((Source("~/.ssh"),), words="reads ~/.ssh, private keys included"),
@@ -107,8 +107,6 @@ class Owner:
 
     runtime: the account's XDG_RUNTIME_DIR on the host; data, store: the sandbox's and the project's own folders.
     display: the number of the sandbox's X display, where it has one.
-    claude_scripts: the names of scripts that lie in ~/.claude itself.
-    claude_refused: why ~/.claude cannot be shared without danger, where that is so.
     """
 
     home: str
@@ -119,8 +117,6 @@ class Owner:
     store: str
     display: int | None = None
     x_cookie: str = ""
-    claude_scripts: tuple[str, ...] = ()
-    claude_refused: str = ""
 
     @property
     def inside_runtime(self) -> str:
@@ -169,9 +165,6 @@ def resolve(spec: Spec, owner: Owner, exists: Exists) -> Granted:
     for name, grant in TABLE.items():
         if not spec.granted(name):
             continue
-        if name == "claude" and owner.claude_refused:
-            skipped[name] = owner.claude_refused
-            continue
         found, missing = _sources(grant, words, exists)
         passed = {key: value for key, value in owner.environ.items() if _passes(grant, key)}
         if not found and not passed:
@@ -203,20 +196,19 @@ def stored_folders() -> tuple[str, ...]:
 
 
 def _claude(spec: Spec, owner: Owner, shared: bool, exists: Exists) -> list[Bind]:
-    """Claude Code's own folder: one of the project's own, or the account's without what is not the project's."""
-    folder, own = f"{owner.home}/.claude", f"{owner.store}/claude"
-    if not shared:
-        return [Bind(own, folder, READ_WRITE)]
-    obeyed = [*claude.OBEYED_FILES, *claude.OBEYED_FOLDERS]
-    obeyed += [name for name in (*claude.OBEYED_WHERE_THERE, *owner.claude_scripts) if exists(f"{folder}/{name}")]
-    # Other projects' transcripts are neither to be read, nor their memories to be written.
-    transcripts = f"{folder}/{claude.PROJECTS}/{claude.encoded(spec.project_dir)}"
-    return [
-        *(Bind(f"{folder}/{name}", f"{folder}/{name}") for name in obeyed),
-        *(Bind(f"{own}/{name}", f"{folder}/{name}", READ_WRITE) for name in (*claude.OWN_FOLDERS, claude.PROJECTS)),
-        Bind(transcripts, transcripts, READ_WRITE),
+    """Claude Code's own folder: one that the project keeps, with what of the account's is shared in it."""
+    folder = f"{owner.home}/.claude"
+    binds = [
+        Bind(f"{owner.store}/claude", folder, READ_WRITE),
+        # Its session files are named by a pid inside, which every sandbox has.
         Bind(f"{owner.data}/{claude.SESSIONS}", f"{folder}/{claude.SESSIONS}", READ_WRITE),
     ]
+    if shared:
+        obeyed = (f"{folder}/{name}" for name in claude.OBEYED_FOLDERS)
+        binds += [Bind(path, path) for path in obeyed if exists(path)]
+        transcripts = f"{folder}/{claude.PROJECTS}/{claude.encoded(spec.project_dir)}"
+        binds.append(Bind(transcripts, transcripts, READ_WRITE))
+    return binds
 
 
 def _sources(grant: Grant, words: Mapping[str, str], exists: Exists) -> tuple[list[Bind], str]:

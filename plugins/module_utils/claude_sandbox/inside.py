@@ -72,6 +72,8 @@ def execute(
     env: its whole environment. timeout: seconds, after which it and its process group are killed.
     """
     instance = live_instance(record)
+    _check_python()
+    namespaces.die_with_parent()
     enter = lifecycle.backend(record.asked()).enter
     try:
         # The parent has one thread, so that the work between fork and exec cannot meet a lock held by another.
@@ -96,9 +98,20 @@ def execute(
     return _collect(process, stdin, timeout)
 
 
+def _check_python() -> None:
+    """Refuse to go in with a program that whoever is inside could exchange by /proc/PID/exe."""
+    program = os.path.realpath("/proc/self/exe")
+    if os.geteuid() != 0 and os.access(program, os.W_OK):
+        raise SandboxError(
+            f"The Python that runs this, {shown(program)}, can be written by the sandbox's account.",
+            "A program inside could exchange it. Use another (ansible_python_interpreter: /usr/bin/python3).",
+        )
+
+
 def _go_in(enter: Callable[[procs.Process], None], instance: Instance, cwd: str) -> None:
     """Between fork and exec: go in, and leave this process outside to wait for the one that runs inside."""
     enter(instance.init)
+    namespaces.die_with_parent()
     # Only a child is in the pid namespace that was joined.
     child = os.fork()
     if child:

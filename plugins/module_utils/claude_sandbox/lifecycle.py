@@ -11,13 +11,14 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from . import agent, claude, display, files, grants, procs, session, toolchain
 from .backends.base import Command, Job
 from .errors import SandboxError, shown
+from .grants import READ_WRITE, Bind
 from .host import Account, Host, boot_id, group_name, user_namespaces
 from .instance import Instance, socket
 from .procs import Process
@@ -27,6 +28,7 @@ from .spec import Spec
 _AGENT_GRACE = 0.5  # seconds between asking the agent to end and ending it
 _SERVER_GRACE = 1.0
 _LAST_LINES = 6
+_COPY_LIMIT = 4 << 20  # bytes of a settings file
 # Directories that hold the system or everybody's files; their subdirectories can be projects.
 _NO_PROJECT = frozenset(
     "/ /bin /boot /dev /etc /home /lib /lib64 /mnt /nix /opt /proc /root /run /sbin /srv /sys /tmp /usr /var".split()
@@ -117,8 +119,7 @@ def _check_source(what: str, path: str, state_dir: str) -> None:
 def start(host: Host, task: Start) -> Instance:
     """Bring the sandbox up. Raises SandboxError, and leaves nothing behind then."""
     spec, owner, folder = task.record.asked(), task.owner, task.folder
-    refused = _claude_refused(owner)
-    shared = spec.granted("claude") and not refused
+    shared = spec.granted("claude")
     with contextlib.ExitStack() as undo:
         undo.callback(sweep, folder, owner)
         _prepare(task, shared)
@@ -133,15 +134,17 @@ def start(host: Host, task: Start) -> Instance:
         with session.Pipes(folder, command) as pipes:
             opening = session.Opening(host, folder, task.record.log, task.record.name, command)
             screen = starting.ready() if starting else None
-            place = dataclasses.replace(_place(host, task, screen), claude_refused=refused)
+            place = _place(host, task, screen)
             granted = _without_missing(grants.resolve(spec, place, _readable))
+            binds = (*tools.binds, *agent_binds, *granted.binds)
+            _clear_ways(task, binds)
             env = agent.environment(spec, task.record.name, owner, place, tools, granted)
             job = Job(
                 name=task.record.name,
                 spec=spec,
                 owner=owner,
                 toolchain=tools,
-                binds=(*tools.binds, *agent_binds, *granted.binds),
+                binds=binds,
                 env=env | dict(task.secrets),
                 files=files_inside,
                 folder=session.launch_folder(folder),
@@ -195,7 +198,7 @@ def _prepare(task: Start, shared: bool) -> None:
         for path in (f"{task.record.data}/{claude.SESSIONS}", *stored):
             os.makedirs(path, mode=0o700, exist_ok=True)
         if shared:
-            _prepare_claude(f"{task.owner.home}/.claude", task.store, spec.project_dir)
+            _prepare_claude(f"{task.owner.home}/.claude", f"{task.store}/claude", spec.project_dir)
         log = task.record.log
         if os.path.exists(log):
             os.replace(log, f"{log}.1")
@@ -203,42 +206,53 @@ def _prepare(task: Start, shared: bool) -> None:
         raise SandboxError(f"{error.filename} cannot be made: {error.strerror}.") from None
 
 
-def _prepare_claude(folder: str, store: str, project_dir: str) -> None:
-    """Have everything there that is mounted over: what is not there could be made from inside."""
-    transcripts = f"{claude.PROJECTS}/{claude.encoded(project_dir)}"
-    for name in ("", *claude.OBEYED_FOLDERS, *claude.OWN_FOLDERS, claude.SESSIONS, transcripts):
-        os.makedirs(f"{folder}/{name}", mode=0o700, exist_ok=True)
-    for name in (*claude.OWN_FOLDERS, claude.PROJECTS):
-        os.makedirs(f"{store}/claude/{name}", mode=0o700, exist_ok=True)
-    for name in claude.OBEYED_FILES:
-        with contextlib.suppress(FileExistsError):
-            files.create(f"{folder}/{name}", b"{}\n" if name.endswith(".json") else b"")
+def _prepare_claude(folder: str, own: str, project_dir: str) -> None:
+    """Have what is shared of the account's ~/.claude there, and renew the copies in the project's own."""
+    os.makedirs(f"{folder}/{claude.PROJECTS}/{claude.encoded(project_dir)}", mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        # So that a login made inside is one for all.
+        files.create(f"{folder}/{claude.CREDENTIALS}", b"{}\n")
+    with os.scandir(folder) as entries:
+        scripts = {entry.name for entry in entries if entry.name.endswith(claude.SCRIPT_ENDINGS)}
+    with os.scandir(own) as entries:
+        scripts |= {entry.name for entry in entries if entry.name.endswith(claude.SCRIPT_ENDINGS)}
+    for name in (*claude.OBEYED_FILES, *scripts):
+        content = _content(f"{folder}/{name}")
+        if content is not None:
+            files.replace(f"{own}/{name}", content, 0o700 if name in scripts else 0o600)
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(f"{own}/{name}")
 
 
-def _claude_refused(owner: Account) -> str:
-    """Why the account's ~/.claude cannot be shared: a link cannot be mounted over, so it could be exchanged inside."""
-    for name in (
-        "",
-        *claude.OBEYED_FILES,
-        *claude.OBEYED_FOLDERS,
-        *claude.OWN_FOLDERS,
-        claude.SESSIONS,
-        claude.PROJECTS,
-    ):
-        path = f"{owner.home}/.claude/{name}".rstrip("/")
-        if os.path.islink(path):
-            return f"{path} is a symbolic link, and what it leads to could be exchanged from inside"
-    return ""
+def _content(path: str) -> bytes | None:
+    """A file of the account's own, which may be a link as those who keep their settings elsewhere have it."""
+    file = files.open_regular(os.path.realpath(path))
+    if file is None:
+        return None
+    with file:
+        return file.read(_COPY_LIMIT)
 
 
-def _claude_scripts(folder: str) -> tuple[str, ...]:
-    """The scripts in ~/.claude itself: files that can be executed, or are named like one."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [entry for entry in entries if entry.is_file()]
-            return tuple(e.name for e in found if e.name.endswith(claude.OBEYED_ENDINGS) or os.access(e.path, os.X_OK))
-    except OSError:
-        return ()
+def _clear_ways(task: Start, binds: Sequence[Bind]) -> None:
+    """Have no mount made through a link that was put, from inside, into a folder that is mounted above it."""
+    written = [bind for bind in binds if bind.mode == READ_WRITE]
+    for bind in binds:
+        above = [other for other in written if bind.target.startswith(f"{other.target}/")]
+        if not above:
+            continue
+        nearest = max(above, key=lambda other: len(other.target))
+        path = nearest.source
+        for part in bind.target.removeprefix(f"{nearest.target}/").split("/"):
+            path = f"{path}/{part}"
+            if not os.path.islink(path):
+                continue
+            if not path.startswith((f"{task.store}/", f"{task.record.data}/")):
+                raise SandboxError(
+                    f"{shown(path)} is a symbolic link, and {shown(bind.target)} would be mounted through it.",
+                    "Remove the link, or give the mount another target.",
+                )
+            os.unlink(path)
 
 
 def _display(host: Host, task: Start, undo: contextlib.ExitStack) -> display.Starting | None:
@@ -263,7 +277,6 @@ def _place(host: Host, task: Start, screen: display.Display | None) -> grants.Ow
         store=task.store,
         display=screen.number if screen else None,
         x_cookie=display.cookie_file(task.folder),
-        claude_scripts=_claude_scripts(f"{owner.home}/.claude"),
     )
 
 
@@ -274,7 +287,7 @@ def _readable(path: str) -> bool:
 def _with_last_words(host: Host, folder: str, error: SandboxError) -> SandboxError:
     """The error with what the program printed before it ended, and with what on this host explains it."""
     lines = [line.strip() for line in session.capture(host, folder).splitlines() if line.strip()]
-    words = " ".join(line for line in lines[-_LAST_LINES:] if not line.startswith("Pane is dead"))
+    words = " ".join(lines[-_LAST_LINES:])
     problem = user_namespaces()
     hint = problem.hint if problem else error.hint
     return SandboxError(f"{error.what.rstrip('.')}: {words[:400]}" if words else error.what, hint)
@@ -289,6 +302,8 @@ def stop(spec: Spec, instance: Instance, owner: Account) -> Instance:
         for server in (instance.server, instance.xvfb):
             if server is not None:
                 server.end(_SERVER_GRACE)
+        if instance.xvfb is not None and instance.display is not None:
+            display.forget(display.Display(instance.display, instance.xvfb))
     sweep(instance.folder, owner)
     return dataclasses.replace(instance, stopped_at=time.time(), exit_code=by_itself)
 

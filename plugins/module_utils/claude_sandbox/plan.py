@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .errors import SandboxError
+from .errors import SandboxError, shown
 from .spec import NEXT_START, RECREATE, Difference, Spec, differences
 
 RUNNING, STOPPED, DEAD, ABSENT = "running", "stopped", "dead", "absent"
@@ -46,7 +46,7 @@ def make(
         return Plan(("stop",) if status in (RUNNING, DEAD) else ())
     if recorded is None:
         if desired is None:
-            raise SandboxError(f"There is no sandbox {name!r}.", "Give project_dir to make it.")
+            raise SandboxError(f"There is no sandbox {shown(name)}.", "Give project_dir to make it.")
         return Plan(("create", "start"))
     found = tuple(differences(recorded, desired)) if desired is not None else ()
     return Plan(_to_running(name, state, status, found, on_change, secrets_differ), found)
@@ -72,8 +72,8 @@ def _to_running(
 
 
 def _refused(name: str, found: list[Difference], why: str) -> SandboxError:
-    fields = ", ".join(f"{d.field} ({d.before!r} → {d.after!r})" for d in found)
+    fields = ", ".join(f"{d.field} ({shown(d.before)} → {shown(d.after)})" for d in found)
     return SandboxError(
-        f"Sandbox {name!r} exists with other settings, and the change {why}: {fields}.",
+        f"Sandbox {shown(name)} exists with other settings, and the change {why}: {fields}.",
         "Set on_change to restart to allow it, or to ignore to keep what is recorded.",
     )

@@ -216,20 +216,20 @@ def fork(account: Account | None, function: Callable[[], Any]) -> Forked:
     try:
         os.close(read_end)
         with open(write_end, "w", encoding="utf-8") as pipe:
-            json.dump(_reply(account, function), pipe)
+            pipe.write(_reply(account, function))
     finally:
         os._exit(0)
 
 
-def _reply(account: Account | None, function: Callable[[], Any]) -> dict[str, Any]:
+def _reply(account: Account | None, function: Callable[[], Any]) -> str:
     try:
         if account is not None:
             become(account)
-        return {"value": function()}
+        return json.dumps({"value": function()})
     except SandboxError as error:
-        return {"what": error.what, "hint": error.hint}
+        return json.dumps({"what": error.what, "hint": error.hint})
     except BaseException:  # noqa: BLE001 - whatever it was, the parent has to hear of it
-        return {"crash": traceback.format_exc()}
+        return json.dumps({"crash": traceback.format_exc()})
 
 
 def become(account: Account) -> None:

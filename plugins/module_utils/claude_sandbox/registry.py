@@ -24,7 +24,7 @@ from . import files
 from .errors import SandboxError, shown
 from .host import Account
 from .instance import Instance
-from .spec import Spec, check_name, parse
+from .spec import NAME_RULE, Spec, check_name, parse
 
 _RECORD_LIMIT = 4 << 20  # bytes; a spec with a hundred mounts has 20 KiB
 FORMAT = 1
@@ -84,7 +84,7 @@ class Registry:
     def _check_owner(self) -> None:
         """Root writes only where nobody else can: another account could put a link in its way."""
         for path in (self.state_dir, self.folder, f"{self.state_dir}/projects"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 uid = os.lstat(path).st_uid
                 if uid != os.geteuid():
                     raise SandboxError(
@@ -94,7 +94,7 @@ class Registry:
     def names(self) -> list[str]:
         """The names that are taken, in order."""
         try:
-            return sorted(entry for entry in os.listdir(self.folder) if not entry.startswith("."))
+            return sorted(entry for entry in os.listdir(self.folder) if NAME_RULE.match(entry))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -296,6 +296,9 @@ def remove_tree(path: str) -> None:
         # Only in one's own tree: os.walk and chmod can be raced, and root needs no permission.
         if os.geteuid() == 0:
             raise
-        for folder, _folders, _files in os.walk(path):
-            os.chmod(folder, 0o700)
+        os.chmod(path, 0o700)
+        for folder, folders, _files in os.walk(path):
+            for name in folders:
+                if not os.path.islink(f"{folder}/{name}"):
+                    os.chmod(f"{folder}/{name}", 0o700)
         shutil.rmtree(path)

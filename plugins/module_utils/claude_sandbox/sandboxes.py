@@ -175,6 +175,8 @@ class Sandboxes:
         return dataclasses.replace(spec, user=self.owner(spec).name)
 
     def _plan(self, request: Request, record: Record | None, desired: Spec | None) -> plan.Plan:
+        # What cannot be stored is to be known before anything is made, and in check mode.
+        request.keys.over({})
         if record is None:
             return plan.make(request.name, request.state, plan.ABSENT, None, desired)
         if record.problem and request.state != "absent":

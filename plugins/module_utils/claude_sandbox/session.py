@@ -20,26 +20,34 @@ from .host import Host
 from .instance import SESSION, socket
 from .procs import Process
 
-LOG_LIMIT = 4 << 20  # bytes in each of the two files of a log
+LOG_LIMIT = 4 << 20  # bytes after which the log begins another file; two files are kept
 _HISTORY_LINES = 20000
 _COLUMNS, _ROWS = 160, 48
+_PIECE = 2000  # characters typed at once
 _SECONDS = 30.0  # within which tmux and a command's start must be through
 
 # Copies the pane's output to a file, and begins another when it is full; the one before is kept.
+# dd writes what it has read at once, and counts reads; a read that brought nothing is the end.
 _LOG_SCRIPT = """\
 umask 077
-while dd bs=65536 count="$LOG_LIMIT" iflag=count_bytes status=none >>"$LOG"; do
-  [ "$(wc -c <"$LOG")" -ge "$LOG_LIMIT" ] || exit 0
-  mv -f "$LOG" "$LOG.1"
+was=0
+while dd bs=4096 count="$LOG_READS" status=none >>"$LOG"; do
+  is=$(wc -c <"$LOG")
+  [ "$is" -gt "$was" ] || exit 0
+  was=$is
+  [ "$is" -lt "$LOG_LIMIT" ] || { mv -f "$LOG" "$LOG.1"; was=0; }
 done"""
 
 # Whoever attaches sees the sandbox, and cannot open a shell of the host beside it by mistake.
 _OPTIONS = (
     ("set", "-g", "remain-on-exit", "on"),
+    # tmux's own line about a dead pane would push a line of the last screen out of it.
+    ("set", "-g", "remain-on-exit-format", ""),
     ("set", "-g", "history-limit", str(_HISTORY_LINES)),
     ("set", "-g", "default-terminal", "tmux-256color"),
     ("set", "-g", "update-environment", ""),
-    ("set", "-g", "status-right", ""),
+    ("set", "-g", "status-right", "#{?pane_dead,the agent has ended (#{pane_dead_status}),} C-b d leaves"),
+    ("set", "-g", "status-right-length", "60"),
     ("set", "-s", "set-clipboard", "off"),
     ("set", "-s", "escape-time", "10"),
     ("set", "-s", "focus-events", "on"),
@@ -76,7 +84,7 @@ class Opening:
         words = [";" if word is None else _literal(word) for step in steps for word in (*step, None)][:-1]
         self._client = subprocess.Popen(
             _argv(host, folder, words),
-            env={**_environment(host), "SHELL": "/bin/sh", "LOG": log, "LOG_LIMIT": str(LOG_LIMIT)},
+            env={**_environment(host), "SHELL": "/bin/sh", "LOG": log, **_log_bounds()},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -108,7 +116,9 @@ def capture(host: Host, folder: str, history: int = 0) -> str:
 
 def send_text(host: Host, folder: str, text: str) -> None:
     """Type text as it is."""
-    _send(host, folder, ["send-keys", "-t", SESSION, "-l", "--", _literal(text)])
+    # tmux takes 16 KiB in one command; a character has 4 bytes at most.
+    for start in range(0, len(text), _PIECE):
+        _send(host, folder, ["send-keys", "-t", SESSION, "-l", "--", _literal(text[start : start + _PIECE])])
 
 
 def send_keys(host: Host, folder: str, keys: Sequence[str]) -> None:
@@ -138,6 +148,11 @@ def _tmux(host: Host, folder: str, words: Sequence[str]) -> subprocess.Completed
 
 def _argv(host: Host, folder: str, words: Sequence[str]) -> list[str]:
     return [host.need("tmux"), "-u", "-f", "/dev/null", "-S", socket(folder), *words]
+
+
+def _log_bounds() -> dict[str, str]:
+    """The log's bounds for the script: a file is renamed once it is full, so it can be one round of reads longer."""
+    return {"LOG_LIMIT": str(LOG_LIMIT), "LOG_READS": str(max(1, LOG_LIMIT // 4096))}
 
 
 def _environment(host: Host) -> dict[str, str]:

@@ -25,6 +25,7 @@ _ENV_RULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _GEOMETRY_RULE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PATH_MAX = 4095  # bytes, limits.h, less the final NUL
+_COMMAND_MAX = 12288  # bytes; tmux takes 16 KiB in one command, and our own words are in it too
 _ARG_MAX = 131071  # bytes, MAX_ARG_STRLEN of execve(2), less the final NUL
 
 GRANT_DEFAULTS: Mapping[str, bool] = {
@@ -152,6 +153,11 @@ def parse(params: Mapping[str, Any]) -> Spec:
             "grants.nix cannot be given with network: false, for the Nix daemon fetches for whoever asks.",
             "Take the grant away, or allow the network.",
         )
+    if sum(len(word.encode()) + 1 for word in (*spec.agent, *spec.agent_args)) > _COMMAND_MAX:
+        raise SandboxError(
+            f"agent and agent_args are together longer than {_COMMAND_MAX} bytes.",
+            "Put a long prompt in a file of the project, and have the agent read that.",
+        )
     _check_targets(spec)
     return spec
 
@@ -223,13 +229,14 @@ def environment(name: str, value: Any, secret: bool = False) -> dict[str, str]:
         if not isinstance(key, str) or not _ENV_RULE.match(key):
             raise SandboxError(f"{name} has {shown(key)}, which is no name for a variable.")
         if isinstance(content, bool) or not isinstance(content, str | int | float):
-            raise SandboxError(f"{name}: the value of {key} must be text.", "Put it in quotes.")
+            raise SandboxError(f"{name}: the value of {shown(key)} must be text.", "Put it in quotes.")
         try:
-            result[key] = _text(f"{name}: {key}", str(content), _ARG_MAX)
+            # The kernel's limit is on NAME=VALUE.
+            result[key] = _text(f"{name}: {shown(key)}", str(content), _ARG_MAX - len(key) - 1)
         except SandboxError:
             if not secret:
                 raise
-            raise SandboxError(f"{name}: the value of {key} has a NUL in it, or is too long.") from None
+            raise SandboxError(f"{name}: the value of {shown(key)} has a NUL in it, or is too long.") from None
     return result
 
 

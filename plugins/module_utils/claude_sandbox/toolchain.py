@@ -83,7 +83,11 @@ def masks(toolchain: Toolchain) -> tuple[tuple[str, bool], ...]:
 
     Reads the whole tree: a second or two.
     """
-    return tuple(found for bind in toolchain.binds for found in _for_root_only(bind.source))
+    return tuple(
+        (f"{bind.target}{path.removeprefix(bind.source)}", is_folder)
+        for bind in toolchain.binds
+        for path, is_folder in _for_root_only(bind.source)
+    )
 
 
 def _host() -> Toolchain:

@@ -12,14 +12,14 @@ import datetime
 import json
 import os
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, TypeGuard
 
 from . import files
 from .claude import encoded
 
-_FILE_LIMIT = 256 << 20  # bytes of a transcript that are read; the rest is left out, and said so
-_LINE_LIMIT = 64 << 20
+_TOTAL_LIMIT = 512 << 20  # bytes that are read in all; the rest is left out, and said so
+_LINE_LIMIT = 4 << 20  # bytes; a message of a model's is shorter, and JSON grows twentyfold in memory
 _SESSION_LIMIT = 1 << 16
 _TOKENS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
@@ -49,7 +49,9 @@ class Usage:
 def transcripts(claude_dir: str, project_dir: str) -> list[str]:
     """The transcripts of a project, those of its subagents too."""
     folder = f"{claude_dir}/projects/{encoded(project_dir)}"
-    found = []
+    found: list[str] = []
+    if os.path.islink(folder):
+        return found
     for path, folders, names in os.walk(folder):
         # SESSION.jsonl, and SESSION/subagents/agent-ID.jsonl: nothing of ours is deeper.
         if path.count("/") - folder.count("/") >= 2:
@@ -63,10 +65,9 @@ def measure(claude_dir: str, project_dir: str, since: float) -> Usage:
     usage = Usage()
     messages: dict[str, tuple[str, dict[str, int]]] = {}
     tools: set[str] = set()
-    for path in transcripts(claude_dir, project_dir):
-        for record in _records(path, usage):
-            if _belongs(record, project_dir, since):
-                _note(record["message"], messages, tools)
+    for record in _all_records(transcripts(claude_dir, project_dir), usage):
+        if _belongs(record, project_dir, since):
+            _note(record["message"], messages, tools)
     for model, counts in messages.values():
         usage.add(model, counts)
     usage.tool_uses = len(tools)
@@ -82,8 +83,7 @@ def has_conversation(claude_dir: str, project_dir: str) -> bool:
         and record.get("cwd") == project_dir
         and not record.get("isSidechain")
         and record.get("entrypoint") != "sdk-cli"
-        for path in transcripts(claude_dir, project_dir)
-        for record in _records(path, ignored)
+        for record in _all_records(transcripts(claude_dir, project_dir), ignored)
     )
 
 
@@ -108,11 +108,16 @@ def _note(message: dict[str, Any], messages: dict[str, tuple[str, dict[str, int]
     numbers = {name: _count(counts.get(name)) for name in _TOKENS}
     before = messages.get(identity)
     if before is None or sum(numbers.values()) >= sum(before[1].values()):
-        messages[identity] = (model if isinstance(model, str) else "unknown", numbers)
+        messages[identity] = (model if _is_model(model) else "unknown", numbers)
     content = message.get("content")
     for block in content if isinstance(content, list) else ():
         if isinstance(block, dict) and block.get("type") == "tool_use" and isinstance(block.get("id"), str):
             tools.add(block["id"])
+
+
+def _is_model(name: Any) -> TypeGuard[str]:
+    """Whether this is a name that can be shown: models are called claude-opus-4-8, vendor.model:0 and the like."""
+    return isinstance(name, str) and re.fullmatch(r"[\w.:@/\[\]-]{1,100}", name, re.ASCII) is not None
 
 
 def _count(value: Any) -> int:
@@ -120,25 +125,34 @@ def _count(value: Any) -> int:
     return value if plain and 0 <= value < 1 << 53 else 0
 
 
-def _records(path: str, usage: Usage) -> Iterator[Any]:
-    """The records of a transcript that are finished lines; never waits, never follows a link."""
-    file = files.open_regular(path)
-    if file is None:
-        usage.complete = False
-        return
-    with file:
-        left = _FILE_LIMIT
-        while left > 0 and (line := file.readline(_LINE_LIMIT)):
-            left -= len(line)
-            if not line.endswith(b"\n"):
-                # The last line is still being written; any other of that length is no record.
-                usage.complete = usage.complete and len(line) < _LINE_LIMIT
-                continue
+def _all_records(paths: Iterable[str], usage: Usage) -> Iterator[Any]:
+    """The records of some transcripts, up to a bound in all."""
+    left = _TOTAL_LIMIT
+    for path in paths:
+        file = files.open_regular(path)
+        if file is None or left <= 0:
+            usage.complete = False
+            continue
+        with file:
+            yield from _records(file, left, usage)
+            left -= file.tell()
+
+
+def _records(file: BinaryIO, limit: int, usage: Usage) -> Iterator[Any]:
+    """The records that are finished lines, and short enough to be a message."""
+    skips = False
+    while line := file.readline(_LINE_LIMIT):
+        ends = line.endswith(b"\n")
+        if ends and not skips:
             try:
                 yield json.loads(line)
             except (ValueError, RecursionError):
                 usage.complete = False
-        usage.complete = usage.complete and left > 0
+        # What is longer than a line can be is passed over to its end; the last line may still be being written.
+        skips = not ends
+        if file.tell() > limit:
+            usage.complete = False
+            return
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,24 @@ _ARGS, _STATUS, _GATE, _FILTER, _FIRST_FILE = 3, 4, 5, 6, 7
 _FLAGS = {"ro": "--ro-bind", "rw": "--bind", "dev": "--dev-bind"}
 _STATUS_LIMIT = 65536  # bytes
 _START_SECONDS = 20.0
+_PROC_HIDDEN = ("keys", "key-users")
+_PROC_HIDDEN_FROM_ROOT = (
+    "config.gz",
+    "kallsyms",
+    "kcore",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "mtrr",
+    "pagetypeinfo",
+    "sched_debug",
+    "slabinfo",
+    "sysrq-trigger",
+    "timer_list",
+    "vmallocinfo",
+)
+_PROC_READ_ONLY_FOR_ROOT = ("acpi", "bus", "driver", "fs", "irq", "scsi", "sys")
 _MOST_FILES = 3
 
 
@@ -95,7 +113,20 @@ def _options(job: Job) -> Iterator[str]:
         yield from (_FLAGS[bind.mode], bind.source, bind.target)
     for path, is_folder in job.masks:
         yield from ("--tmpfs", path) if is_folder else ("--ro-bind", "/dev/null", path)
+    yield from _proc_masks(job.owner.uid)
     yield from ("--chdir", job.spec.project_dir)
+
+
+def _proc_masks(uid: int) -> Iterator[str]:
+    """Hide what of /proc is the host's: names of keys from all, and from root what its mere uid opens."""
+    hidden = _PROC_HIDDEN if uid else (*_PROC_HIDDEN, *_PROC_HIDDEN_FROM_ROOT)
+    for name in hidden:
+        if os.path.exists(f"/proc/{name}"):
+            # A device file on a mount of a user namespace cannot be opened.
+            yield from ("--ro-bind", "/dev/null", f"/proc/{name}")
+    for name in () if uid else _PROC_READ_ONLY_FOR_ROOT:
+        if os.path.exists(f"/proc/{name}"):
+            yield from ("--ro-bind", f"/proc/{name}", f"/proc/{name}")
 
 
 def ordered(binds: tuple[Bind, ...]) -> list[Bind]:
