@@ -128,6 +128,8 @@ integration: ## The modules through Ansible
 
 e2e: ## Claude Code and Chromium in a real sandbox
 	$(begin)
+	# What a sandbox needs comes by the role that brings it to every host.
+	command -v claude >/dev/null || ansible localhost -c local -m ansible.builtin.include_role -a name=claude_code.nix_sandbox.sandbox
 	pytest tests/e2e --junitxml=.cache/results/e2e.xml
 
 .PHONY: bench
