@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, cast
 
-from . import claude, lifecycle, namespaces, procs, session, usage
+from . import claude, lifecycle, namespaces, procs, session, toolchain, usage
 from .errors import SandboxError, shown
 from .host import Host
 from .instance import Instance
@@ -31,7 +31,8 @@ _STEP = 0.1  # seconds between two looks at a screen
 class Completed:
     """How a command inside ended. Bytes beyond the limit of a stream are dropped, and `truncated` says so.
 
-    code: its exit code, 128 and the signal's number where one ended it.
+    code: its exit code; 128 and the signal's number where one ended it; 127 where there is no such program, and 126
+    where it cannot be executed.
     """
 
     code: int
@@ -72,13 +73,15 @@ def execute(
     env: its whole environment. timeout: seconds, after which it and its process group are killed.
     """
     instance = live_instance(record)
-    _check_python()
     namespaces.die_with_parent()
     enter = lifecycle.backend(record.asked()).enter
+    # The sandbox's own shell comes first: a script could otherwise reach, by /proc/self/exe, the program that goes in,
+    # which is a file of the host's. With -p the shell reads no file that a variable names.
+    shell = toolchain.find(record.asked()).shell
     try:
         # The parent has one thread, so that the work between fork and exec cannot meet a lock held by another.
         process = subprocess.Popen(
-            list(argv),
+            [shell, "-p", "-c", 'exec -- "$@"', "sh", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -87,25 +90,11 @@ def execute(
             umask=0o022,
             preexec_fn=lambda: _go_in(enter, instance, cwd),  # noqa: PLW1509
         )
-    except FileNotFoundError:
-        return Completed(127, b"", f"{shown(argv[0])}: no such program in the sandbox\n".encode())
-    except PermissionError:
-        return Completed(126, b"", f"{shown(argv[0])} cannot be executed in the sandbox\n".encode())
-    except subprocess.SubprocessError:
+    except (OSError, subprocess.SubprocessError):
         raise SandboxError(
             f"Sandbox {shown(record.name)} could not be entered: it ended, or {shown(cwd)} is no directory in it."
         ) from None
     return _collect(process, stdin, timeout)
-
-
-def _check_python() -> None:
-    """Refuse to go in with a program that whoever is inside could exchange by /proc/PID/exe."""
-    program = os.path.realpath("/proc/self/exe")
-    if os.geteuid() != 0 and os.access(program, os.W_OK):
-        raise SandboxError(
-            f"The Python that runs this, {shown(program)}, can be written by the sandbox's account.",
-            "A program inside could exchange it. Use another (ansible_python_interpreter: /usr/bin/python3).",
-        )
 
 
 def _go_in(enter: Callable[[procs.Process], None], instance: Instance, cwd: str) -> None:
