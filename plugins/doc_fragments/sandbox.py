@@ -90,7 +90,10 @@ options:
     type: dict
     suboptions:
       claude:
-        description: C(~/.claude), for reading and writing, and a copy of C(~/.claude.json). Given by default.
+        description:
+          - The account's login to Claude and this project's transcripts, for reading and writing; its agents, commands,
+            hooks, plugins and skills, for reading; copies of its settings and of C(~/.claude.json). Given by default.
+          - The rest of C(~/.claude) is the project's own, for what a sandbox could write there would be obeyed outside.
         type: bool
       git:
         description: C(~/.gitconfig) and C(~/.config/git), for reading. Given by default.
