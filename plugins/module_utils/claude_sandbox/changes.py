@@ -63,11 +63,21 @@ class Changes:
         if record.instance is not None and record.instance.stopped_at is None:
             self._stop(record)
         folder = self._runtime_folder(record, owner)
-        task = lifecycle.Start(record, owner, folder, store, keys.variables(record), record.instance is not None)
+        first = record.instance is None
+        task = lifecycle.Start(
+            record=record,
+            owner=owner,
+            folder=folder,
+            store=store,
+            secrets=keys.variables(record),
+            resumes=not first,
+            state_dir=self.registry.state_dir if first else "",
+        )
         try:
             instance = Instance.parse(self._as(owner, spec, lambda: lifecycle.start(self.host, task).to_dict()))
         except BaseException:
             _remove_empty(folder)
+            _remove_empty(store)
             raise
         self.registry.write_instance(record, instance)
         return instance

@@ -9,8 +9,10 @@ import dataclasses
 import os
 import secrets
 import select
+import socket
 import struct
 import subprocess
+from collections.abc import Iterator
 
 from . import files, procs
 from .errors import SandboxError
@@ -18,7 +20,7 @@ from .host import Host
 from .procs import Process
 
 _START_SECONDS = 20.0
-_ATTEMPTS = 20
+_ATTEMPTS = 1000
 _NUMBERS = range(100, 10000)  # of displays: below are those of people and of ssh
 _FAMILY_WILD = 0xFFFF  # Xauth.h: an entry for any address
 _PROTOCOL = b"MIT-MAGIC-COOKIE-1"
@@ -37,26 +39,19 @@ class Starting:
 
     def __init__(self, host: Host, folder: str, size: tuple[int, int], glx: bool) -> None:
         self._folder = folder
-        self._argv = [host.need("Xvfb"), *_options(folder, size, glx)]
-        self._env = {"PATH": host.path}
         _write_cookie(cookie_file(folder))
         os.mkdir(f"{folder}/screen", 0o700)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Start the server on a number that looks free; where it is not, the server says so by ending."""
-        # Given none, Xvfb would choose one by its abstract socket; without that it takes another's away.
-        self._number = _free_number()
         self._answer, write_end = os.pipe()
         try:
-            with open(f"{self._folder}/xvfb.log", "wb", opener=_private) as log:
+            with _reserved() as (number, hold), open(files.open_new(f"{folder}/xvfb.log"), "wb") as log:
+                self._number = number
                 self._server = subprocess.Popen(
-                    [*self._argv, "-displayfd", str(write_end), f":{self._number}"],
+                    [host.need("Xvfb"), f":{number}", "-displayfd", str(write_end), *_options(folder, size, glx)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
-                    pass_fds=(write_end,),
-                    env=self._env,
+                    pass_fds=(write_end, hold),
+                    env={"PATH": host.path},
                     cwd="/",
                     start_new_session=True,
                 )
@@ -68,18 +63,12 @@ class Starting:
 
     def ready(self) -> Display:
         """The display; a SandboxError with the server's own words where it does not come up."""
-        words = ""
-        for _attempt in range(_ATTEMPTS):
-            text = self._wait()
-            server = procs.identify(self._server.pid)
-            if server is not None and text.strip() == str(self._number).encode():
-                return Display(self._number, server)
-            self.stop()
-            words = _last_words(f"{self._folder}/xvfb.log")
-            if "already active" not in words:
-                break
-            self._begin()
-        raise SandboxError(f"Xvfb did not start: {words.strip().rpartition(chr(10))[2] or 'it said nothing'}.")
+        text = self._wait()
+        server = procs.identify(self._server.pid)
+        if server is not None and text.strip() == str(self._number).encode():
+            return Display(self._number, server)
+        self.stop()
+        raise SandboxError(f"Xvfb did not start: {_last_line(f'{self._folder}/xvfb.log')}.")
 
     def _wait(self) -> bytes:
         """What the server answers when it is ready; less than a line where it is not."""
@@ -113,26 +102,34 @@ def framebuffer(folder: str) -> str:
     return f"{folder}/screen/Xvfb_screen0"
 
 
-def forget(display: Display) -> None:
-    """Remove what a server that was killed has left: its lock and its socket."""
-    lock = f"/tmp/.X{display.number}-lock"
-    file = files.open_regular(lock)
-    if file is None:
-        return
-    with file:
-        holder = file.read(32).strip()
-    if holder == str(display.server.pid).encode():
-        for path in (lock, f"/tmp/.X11-unix/X{display.number}"):
+@contextlib.contextmanager
+def _reserved() -> Iterator[tuple[int, int]]:
+    """A free display's number, and a descriptor that keeps it for whoever inherits it.
+
+    Without its abstract socket, which is not to be there, Xvfb takes another server's display away. So that socket's
+    name is taken, but not listened on: all X servers leave a display alone whose name is taken.
+    """
+    with socket.socket(socket.AF_UNIX) as hold:
+        for _attempt in range(_ATTEMPTS):
+            number = _NUMBERS.start + secrets.randbelow(len(_NUMBERS))
+            if os.path.lexists(_socket(number)):
+                continue
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                hold.bind(f"\0{_socket(number)}")
+                yield number, hold.fileno()
+                return
+    raise SandboxError("There is no free X display.", "Look in /tmp/.X11-unix for what takes them all.")
 
 
-def _free_number() -> int:
-    """A number for which there is neither a lock nor a socket; chance keeps two who look at once apart."""
-    while True:
-        number = _NUMBERS.start + secrets.randbelow(len(_NUMBERS))
-        if not os.path.lexists(f"/tmp/.X{number}-lock") and not os.path.lexists(f"/tmp/.X11-unix/X{number}"):
-            return number
+def forget(number: int) -> None:
+    """Remove the socket that a server has left which was killed; not where another one has the display now."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as hold:
+        hold.bind(f"\0{_socket(number)}")
+        os.unlink(_socket(number))
+
+
+def _socket(number: int) -> str:
+    return f"/tmp/.X11-unix/X{number}"
 
 
 def _options(folder: str, size: tuple[int, int], glx: bool) -> list[str]:
@@ -156,10 +153,7 @@ def _write_cookie(path: str) -> None:
     files.create(path, entry + counted(_PROTOCOL) + counted(secrets.token_bytes(16)))
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _last_words(path: str) -> str:
+def _last_line(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
-        return "\n".join(line for line in file.read(4096).split("\n") if line.strip())
+        lines = file.read(4096).split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing")

@@ -42,6 +42,7 @@ class Start:
 
     folder: the runtime folder, which exists and is empty. store: the project's folder.
     resumes: whether this is not the first start, so that a conversation can be continued.
+    state_dir: of the registry, where preflight is still to be done.
     """
 
     record: Record
@@ -50,6 +51,7 @@ class Start:
     store: str
     secrets: Mapping[str, str]
     resumes: bool
+    state_dir: str = ""
 
 
 def backend(spec: Spec) -> ModuleType:
@@ -119,6 +121,8 @@ def _check_source(what: str, path: str, state_dir: str) -> None:
 def start(host: Host, task: Start) -> Instance:
     """Bring the sandbox up. Raises SandboxError, and leaves nothing behind then."""
     spec, owner, folder = task.record.asked(), task.owner, task.folder
+    if task.state_dir:
+        preflight(host, spec, owner, task.state_dir)
     shared = spec.granted("claude")
     with contextlib.ExitStack() as undo:
         undo.callback(sweep, folder, owner)
@@ -302,8 +306,8 @@ def stop(spec: Spec, instance: Instance, owner: Account) -> Instance:
         for server in (instance.server, instance.xvfb):
             if server is not None:
                 server.end(_SERVER_GRACE)
-        if instance.xvfb is not None and instance.display is not None:
-            display.forget(display.Display(instance.display, instance.xvfb))
+        if instance.display is not None:
+            display.forget(instance.display)
     sweep(instance.folder, owner)
     return dataclasses.replace(instance, stopped_at=time.time(), exit_code=by_itself)
 
@@ -327,7 +331,6 @@ def exit_code(spec: Spec, instance: Instance) -> int | None:
 
 def sweep(folder: str, owner: Account) -> None:
     """End whatever still uses a runtime folder, and delete it: also after a crash, when nothing is recorded."""
-    for option, path in (("-S", socket(folder)), ("-auth", display.cookie_file(folder))):
-        for process in procs.with_argument(option, path, owner.uid):
-            process.end(_SERVER_GRACE)
+    for process in procs.with_arguments([("-S", socket(folder)), ("-auth", display.cookie_file(folder))], owner.uid):
+        process.end(_SERVER_GRACE)
     shutil.rmtree(folder, ignore_errors=True)

@@ -125,17 +125,18 @@ def every_pid() -> Iterator[int]:
     return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
 
 
-def with_argument(option: str, value: str, uid: int) -> list[Process]:
-    """The processes of an account that were started with `option value` next to each other in their argv."""
-    wanted = f"\0{option}\0{value}\0".encode()
+def with_arguments(pairs: Iterable[tuple[str, str]], uid: int) -> list[Process]:
+    """The processes of an account that were started with one of these `option value` pairs in their argv."""
+    wanted = [f"\0{option}\0{value}\0".encode() for option, value in pairs]
     found = []
     for pid in every_pid():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if os.stat(f"/proc/{pid}").st_uid != uid:
                 continue
             with open(f"/proc/{pid}/cmdline", "rb") as file:
-                if wanted in file.read():
-                    found.append(identify(pid))
+                argv = file.read()
+            if any(pair in argv for pair in wanted):
+                found.append(identify(pid))
     return [process for process in found if process is not None]
 
 
@@ -241,20 +242,28 @@ def become(account: Account) -> None:
     os.chdir("/")
 
 
-def in_parallel(workers: int, functions: Sequence[Callable[[], Any]]) -> Iterable[Any]:
+def in_parallel(workers: int, functions: Sequence[Callable[[], Any]]) -> list[Any]:
     """The functions' values in order, worked out by up to `workers` forks at a time.
 
     A function's SandboxError stands in its place, so that the others' results are not lost.
     """
-    running: list[Forked] = []
-    done = 0
-    for function in functions:
-        if len(running) - done >= workers:
-            yield _outcome(running[done])
-            done += 1
-        running.append(fork(None, function))
-    for forked in running[done:]:
-        yield _outcome(forked)
+    results: list[Any] = [None] * len(functions)
+    running: dict[int, tuple[int, Forked]] = {}
+    for number, function in enumerate(functions):
+        if len(running) >= workers:
+            _reap(running, results)
+        forked = fork(None, function)
+        running[forked.answer] = (number, forked)
+    while running:
+        _reap(running, results)
+    return results
+
+
+def _reap(running: dict[int, tuple[int, Forked]], results: list[Any]) -> None:
+    """Take the results of those that have begun to answer: that is the last thing they do."""
+    for answer in select.select(list(running), [], [])[0]:
+        number, forked = running.pop(answer)
+        results[number] = _outcome(forked)
 
 
 def _outcome(forked: Forked) -> Any:

@@ -122,6 +122,9 @@ class Sandboxes:
 
         Raises SandboxError, and then leaves the sandbox as it was, or (where it had to be stopped) stopped.
         """
+        return self._ensure(request, check, preflight=True)
+
+    def _ensure(self, request: Request, check: bool, preflight: bool) -> Outcome:
         check_name(request.name)
         if request.state not in plan.STATES or request.on_change not in plan.ON_CHANGE:
             raise SandboxError(f"There is no state {shown(request.state)} or on_change {shown(request.on_change)}.")
@@ -130,7 +133,8 @@ class Sandboxes:
         planned = self._plan(request, record, desired)
         before = self._shown(record)
         spec = self._result_spec(request, record, desired)
-        if "start" in planned.actions and spec is not None:
+        # One that is yet to be made is looked at where it is started: there is nothing to lose before.
+        if preflight and spec is not None and "start" in planned.actions and (check or record is not None):
             self._preflight(spec)
         if not check and planned.actions:
             self._carry_out(request, planned.actions, record, spec)
@@ -156,11 +160,15 @@ class Sandboxes:
         results: dict[str, Outcome | SandboxError] = {}
         for name, request in wanted.items():
             try:
-                results[name] = self.ensure(request, check=True)
+                results[name] = self._ensure(request, check=True, preflight=check)
             except SandboxError as error:
                 results[name] = error
         todo = [name for name, result in results.items() if isinstance(result, Outcome) and result.changed]
-        if not check:
+        if todo and not check:
+            # Loaded once here, and not in every worker.
+            from . import changes, lifecycle, view  # noqa: F401
+            from .backends import bubblewrap  # noqa: F401
+
             jobs = [functools.partial(self._ensured, wanted[name]) for name in todo]
             results |= zip(todo, map(_outcome, procs.in_parallel(workers or os.cpu_count() or 1, jobs)), strict=True)
         return results
