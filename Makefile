@@ -124,7 +124,7 @@ changelog-lint: ## The changelog's fragments
 
 integration: ## The modules through Ansible
 	$(begin)
-	pytest tests/integration --junitxml=.cache/results/integration.xml
+	pytest -n 2 tests/integration --junitxml=.cache/results/integration.xml
 
 e2e: ## Claude Code and Chromium in a real sandbox
 	$(begin)

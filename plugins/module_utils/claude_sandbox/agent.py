@@ -115,6 +115,20 @@ def _claude_state(spec: Spec, owner: Account, shared: bool, secrets: Mapping[str
     return state
 
 
+def settings(content: bytes | None) -> bytes:
+    """Claude Code's settings with one question answered: whoever starts it without permissions, here, means it.
+
+    Settings that are not JSON stay as they are, for Claude Code to say so.
+    """
+    try:
+        found = json.loads(content) if content is not None else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        return content or b"{}"
+    return json.dumps({**found, "skipDangerousModePermissionPrompt": True}, indent=1).encode()
+
+
 def can_resume(spec: Spec, claude_dir: str) -> bool:
     """Whether there is a conversation to go on with.
 

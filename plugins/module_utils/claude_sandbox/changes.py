@@ -12,7 +12,7 @@ from typing import Any
 
 from . import keys, lifecycle
 from .errors import SandboxError
-from .host import Account, Host
+from .host import Account, Host, account
 from .instance import Instance
 from .keys import Keys
 from .registry import Record, Registry, remove_tree
@@ -79,10 +79,22 @@ class Changes:
             _remove_empty(folder)
             _remove_empty(store)
             raise
-        self.registry.write_instance(record, instance)
+        try:
+            self.registry.write_instance(record, instance)
+        except SandboxError:
+            # What is not recorded must not run.
+            self._end(dataclasses.replace(record, instance=instance))
+            raise
         return instance
 
     def _stop(self, record: Record) -> Instance | None:
+        ended = self._end(record)
+        if ended is not None:
+            self.registry.write_instance(record, ended)
+        return ended
+
+    def _end(self, record: Record) -> Instance | None:
+        """End what runs, and record nothing: a full disk must not keep a sandbox from being removed."""
         spec, instance = record.asked(), record.instance
         owner = self.owner(spec)
         if instance is None:
@@ -92,12 +104,22 @@ class Changes:
             return None
         ended = Instance.parse(self._as(owner, spec, lambda: lifecycle.stop(spec, instance, owner).to_dict()))
         _remove_empty(instance.folder)
-        self.registry.write_instance(record, ended)
         return ended
 
+    def _sweep_unread(self, record: Record) -> None:
+        """End what belongs to a sandbox of which nothing but its folder can be read."""
+        try:
+            owner = account(os.lstat(record.data).st_uid)
+        except OSError:
+            return
+        for folder in lifecycle.as_owner(self.host, owner, None, lambda: lifecycle.sweep_logging_to(record.log, owner)):
+            _remove_empty(folder)
+
     def _destroy(self, record: Record, purge: bool) -> None:
-        if record.spec is not None:
-            self._stop(record)
+        if record.spec is None:
+            self._sweep_unread(record)
+        else:
+            self._end(record)
             owner, spec = self.owner(record.spec), record.spec
             # As the owner: root would follow what the owner may have put in its own folders.
             self._as(owner, spec, lambda: _empty(record.data))

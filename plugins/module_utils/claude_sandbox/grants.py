@@ -187,6 +187,7 @@ def _own(spec: Spec, owner: Owner) -> tuple[Bind, ...]:
         Bind(f"{owner.store}/cache", f"{owner.home}/.cache", READ_WRITE),
         Bind(f"{owner.store}/chromium", f"{owner.home}/.config/chromium", READ_WRITE),
         Bind(f"{owner.store}/tmp", "/tmp", READ_WRITE),
+        Bind(f"{owner.store}/tmp", "/var/tmp", READ_WRITE),
     )
 
 

@@ -25,6 +25,7 @@ from .registry import Record
 
 _OUTPUT_LIMIT = 16 << 20  # bytes of each stream that are kept
 _STEP = 0.1  # seconds between two looks at a screen
+_BEGIN_SECONDS = 3.0  # within which an agent that was given work has begun; measured: 0.06
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +195,9 @@ def converse(host: Host, record: Record, text: str | None, keys: Sequence[str], 
     pattern = _compiled(wait.pattern)
     if wait.idle and record.asked().agent != ["claude"]:
         raise SandboxError("Only Claude Code says when it is idle.", "Wait for a pattern on the screen instead.")
+    if (text or keys) and record.asked().agent == ["claude"]:
+        # It says what it does as soon as it takes input.
+        procs.until(lambda: _activity(record, instance) or not instance.pane.alive(), wait.timeout, _STEP)
     before = _activity(record, instance)
     if text:
         session.send_text(host, instance.folder, text)
@@ -201,12 +205,12 @@ def converse(host: Host, record: Record, text: str | None, keys: Sequence[str], 
         time.sleep(0.3 if keys else 0)
     if keys:
         session.send_keys(host, instance.folder, keys)
-    sent = bool(text or keys)
+    since = time.monotonic() if text or keys else None
 
     def come() -> bool:
         if pattern is not None and not pattern.search(session.capture(host, instance.folder)):
             return False
-        return not wait.idle or _is_idle(record, instance, before if sent else None)
+        return not wait.idle or _is_idle(record, instance, before, since)
 
     found = True
     if pattern is not None or wait.idle:
@@ -227,10 +231,15 @@ def _compiled(pattern: str | None) -> re.Pattern[str] | None:
         raise SandboxError(f"{shown(pattern)} is no regular expression: {error}.") from None
 
 
-def _is_idle(record: Record, instance: Instance, before: usage.Activity | None) -> bool:
-    """Whether the agent is idle, and has said so since `before`."""
+def _is_idle(record: Record, instance: Instance, before: usage.Activity | None, since: float | None) -> bool:
+    """Whether the agent is idle, and has said so since `before`, where something was typed at the time `since`.
+
+    What makes no work (a key, /clear) makes it say nothing anew: it is idle, too, when it has not begun for a while.
+    """
     now = _activity(record, instance)
-    return now is not None and now.status == "idle" and (before is None or now.mark != before.mark)
+    if now is None or now.status != "idle":
+        return False
+    return since is None or before is None or now.mark != before.mark or time.monotonic() - since > _BEGIN_SECONDS
 
 
 def _activity(record: Record, instance: Instance) -> usage.Activity | None:

@@ -61,13 +61,16 @@ def backend(spec: Spec) -> ModuleType:
     return bubblewrap
 
 
-def as_owner(host: Host, owner: Account, spec: Spec, function: Callable[[], Any], always_fork: bool = False) -> Any:
+def as_owner(
+    host: Host, owner: Account, spec: Spec | None, function: Callable[[], Any], *, always_fork: bool = False
+) -> Any:
     """The function's value, worked out under the sandbox's account, in a child where that is another one.
 
     always_fork: for what changes its process for good, or must be the only thread.
     """
     # Everything is imported before: that account may not be able to read what we were started from.
-    backend(spec)
+    if spec is not None:
+        backend(spec)
     if owner.uid != host.uid:
         return procs.fork(owner, function).result()
     return procs.fork(None, function).result() if always_fork else function()
@@ -203,6 +206,10 @@ def _prepare(task: Start, shared: bool) -> None:
             os.makedirs(path, mode=0o700, exist_ok=True)
         if shared:
             _prepare_claude(f"{task.owner.home}/.claude", f"{task.store}/claude", spec.project_dir)
+        settings = f"{task.store}/claude/{claude.SETTINGS}"
+        files.replace(settings, agent.settings(_content(settings)))
+        # What an agent before has left says nothing of this one, which will have the same pid inside.
+        _empty_folder(f"{task.record.data}/{claude.SESSIONS}")
         log = task.record.log
         if os.path.exists(log):
             os.replace(log, f"{log}.1")
@@ -227,6 +234,13 @@ def _prepare_claude(folder: str, own: str, project_dir: str) -> None:
         else:
             with contextlib.suppress(OSError):
                 os.unlink(f"{own}/{name}")
+
+
+def _empty_folder(path: str) -> None:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
 
 
 def _content(path: str) -> bytes | None:
@@ -334,3 +348,14 @@ def sweep(folder: str, owner: Account) -> None:
     for process in procs.with_arguments([("-S", socket(folder)), ("-auth", display.cookie_file(folder))], owner.uid):
         process.end(_SERVER_GRACE)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_logging_to(log: str, owner: Account) -> list[str]:
+    """Sweep the runtime folders of the tmux servers that keep this log; the folders, which may be left empty."""
+    found = []
+    for process in procs.with_variable("LOG", log, owner.uid):
+        path = procs.argument_after(process.pid, "-S")
+        if path is not None and path == socket(os.path.dirname(path)):
+            sweep(os.path.dirname(path), owner)
+            found.append(os.path.dirname(path))
+    return found

@@ -140,6 +140,29 @@ def with_arguments(pairs: Iterable[tuple[str, str]], uid: int) -> list[Process]:
     return [process for process in found if process is not None]
 
 
+def with_variable(name: str, value: str, uid: int) -> list[Process]:
+    """The processes of an account that were started with this variable in their environment."""
+    wanted = f"\0{name}={value}\0".encode()
+    found = []
+    for pid in every_pid():
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{pid}").st_uid == uid:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    if wanted in b"\0" + file.read():
+                        found.append(identify(pid))
+    return [process for process in found if process is not None]
+
+
+def argument_after(pid: int, option: str) -> str | None:
+    """What follows an option in a process' argv, or None."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return None
+    return os.fsdecode(words[words.index(option.encode()) + 1]) if option.encode() in words[:-1] else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Usage:
     """What a group of processes uses: CPU seconds so far, resident bytes now, how many they are."""
@@ -193,7 +216,11 @@ class Forked:
             text = pipe.read()
         status = os.waitpid(self.pid, 0)[1]
         if not text:
-            raise RuntimeError(f"a forked worker ended without an answer (wait status {status})")
+            how = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "itself"
+            raise SandboxError(
+                f"The process that worked on this was ended by {how} before it was through.",
+                "Look in the kernel's log whether the host ran out of memory, then try again.",
+            )
         reply = json.loads(text)
         if "what" in reply:
             raise SandboxError(reply["what"], reply["hint"])

@@ -27,6 +27,7 @@ from .instance import Instance
 from .spec import NAME_RULE, Spec, check_name, parse
 
 _RECORD_LIMIT = 4 << 20  # bytes; a spec with a hundred mounts has 20 KiB
+_LEFT_SECONDS = 60  # after which a draft that nobody holds is no longer somebody's who is about to
 FORMAT = 1
 
 
@@ -159,6 +160,7 @@ class Registry:
         import secrets
 
         self.prepare()
+        self._clear()
         identity = secrets.token_hex(6)
         record = Record(name, f"{self.folder}/{name}", identity, time.time(), spec)
         draft = f"{self.folder}/.new-{identity}"
@@ -171,13 +173,25 @@ class Registry:
                 shutil.rmtree(draft, ignore_errors=True)
             yield record
 
+    def _clear(self) -> None:
+        """Delete what killed processes have left half made or half deleted."""
+        for entry in os.listdir(self.folder):
+            path = f"{self.folder}/{entry}"
+            with contextlib.suppress(OSError, SandboxError):
+                if entry.startswith((".new-", ".old-")) and time.time() - os.lstat(path).st_mtime > _LEFT_SECONDS:
+                    descriptor = _lock(path, entry)
+                    try:
+                        remove_tree(path)
+                    finally:
+                        os.close(descriptor)
+
     def _claim(self, record: Record, draft: str, owner: Account, held: contextlib.ExitStack) -> None:
         os.mkdir(draft, 0o711)
         os.mkdir(f"{draft}/data", 0o700)
         if owner.uid != os.geteuid():
             os.chown(f"{draft}/data", owner.uid, owner.gid)
-        _write(f"{draft}/spec.json", _spec_content(record))
         held.callback(os.close, _lock(draft, record.name))
+        _write(f"{draft}/spec.json", _spec_content(record))
         try:
             os.rename(draft, record.folder)
         except OSError as error:

@@ -152,14 +152,18 @@ class Sandboxes:
         Raises SandboxError where two requests have one name.
         """
         wanted = {request.name: request for request in requests}
+        named = set(wanted)
         if len(wanted) != len(requests):
             names = [request.name for request in requests]
             raise SandboxError(f"Sandbox {shown(next(n for n in names if names.count(n) > 1))} is in the list twice.")
+        results: dict[str, Outcome | SandboxError] = {}
         if prune:
             wanted |= {name: Request(name, "absent") for name in self.registry.names() if name not in wanted}
-        results: dict[str, Outcome | SandboxError] = {}
         for name, request in wanted.items():
             try:
+                if request.state == "absent" and name not in named:
+                    # What cannot be read is not deleted unless it is named.
+                    self.registry.resolve(name).asked()
                 results[name] = self._ensure(request, check=True, preflight=check)
             except SandboxError as error:
                 results[name] = error

@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Mapping, Sequence
 
 from . import landlock, procs
@@ -23,6 +24,7 @@ from .procs import Process
 LOG_LIMIT = 4 << 20  # bytes after which the log begins another file; two files are kept
 _HISTORY_LINES = 20000
 _COLUMNS, _ROWS = 160, 48
+_KEY_SECONDS = 0.1  # between two keys
 _PIECE = 2000  # characters typed at once
 _SECONDS = 30.0  # within which tmux and a command's start must be through
 
@@ -46,6 +48,8 @@ _OPTIONS = (
     ("set", "-g", "history-limit", str(_HISTORY_LINES)),
     ("set", "-g", "default-terminal", "tmux-256color"),
     ("set", "-g", "update-environment", ""),
+    # For whoever leaves "attach" out: tmux would start a shell of the host's.
+    ("set", "-g", "default-command", "echo 'This belongs to a sandbox: attach -t main shows it.'; sleep 5"),
     ("set", "-g", "status-right", "#{?pane_dead,the agent has ended (#{pane_dead_status}),} C-b d leaves"),
     ("set", "-g", "status-right-length", "60"),
     ("set", "-s", "set-clipboard", "off"),
@@ -122,8 +126,11 @@ def send_text(host: Host, folder: str, text: str) -> None:
 
 
 def send_keys(host: Host, folder: str, keys: Sequence[str]) -> None:
-    """Press keys by their tmux names: Enter, Escape, C-c."""
-    _send(host, folder, ["send-keys", "-t", SESSION, "--", *map(_literal, keys)])
+    """Press keys by their tmux names: Enter, Escape, C-c; one after the other, as fast as a menu can follow."""
+    for number, key in enumerate(keys):
+        if number:
+            time.sleep(_KEY_SECONDS)
+        _send(host, folder, ["send-keys", "-t", SESSION, "--", _literal(key)])
 
 
 def _send(host: Host, folder: str, argv: Sequence[str]) -> None:

@@ -106,7 +106,7 @@ def _options(job: Job) -> Iterator[str]:
         yield from ("--setenv", key, value)
     yield from ("--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/dev/shm")
     yield from ("--tmpfs", "/home", "--perms", "0700", "--tmpfs", job.owner.home)
-    yield from ("--perms", "0700", "--tmpfs", f"/run/user/{job.owner.uid}", "--symlink", "../tmp", "/var/tmp")
+    yield from ("--perms", "0700", "--tmpfs", f"/run/user/{job.owner.uid}")
     for path, points_to in job.toolchain.links:
         yield from ("--symlink", points_to, path)
     for bind in ordered(job.binds):
