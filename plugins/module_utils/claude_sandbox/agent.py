@@ -14,6 +14,8 @@ from .host import Account
 from .spec import Spec
 from .toolchain import Toolchain
 
+_IDENTITY = ("/etc/passwd", "/etc/group")
+_CLAUDE_JSON = ".claude.json"
 _CLAUDE_JSON_LIMIT = 32 << 20  # bytes
 # Its program and its plugins are read-only inside, so it need not try to renew or to mend them.
 _CLAUDE_ENV = {
@@ -79,17 +81,23 @@ def environment(
     return env | dict(granted.env) | spec.env
 
 
+def places_of_files(owner: Account) -> tuple[str, ...]:
+    """Where files_inside puts files."""
+    return (*_IDENTITY, f"{owner.home}/{_CLAUDE_JSON}")
+
+
 def files_inside(spec: Spec, owner: Account, group: str, shared: bool, secrets: Mapping[str, str]) -> dict[str, bytes]:
     """The small files that a sandbox gets as copies: who it is, and Claude Code's own state.
 
     shared: whether the sandbox shares the account's ~/.claude.
     """
+    passwd, groups = _IDENTITY
     found = {
-        "/etc/passwd": f"{owner.name}:x:{owner.uid}:{owner.gid}::{owner.home}:/bin/sh\n".encode(),
-        "/etc/group": f"{group}:x:{owner.gid}:\n".encode(),
+        passwd: f"{owner.name}:x:{owner.uid}:{owner.gid}::{owner.home}:/bin/sh\n".encode(),
+        groups: f"{group}:x:{owner.gid}:\n".encode(),
     }
     if is_claude(spec):
-        found[f"{owner.home}/.claude.json"] = json.dumps(_claude_state(spec, owner, shared, secrets)).encode()
+        found[f"{owner.home}/{_CLAUDE_JSON}"] = json.dumps(_claude_state(spec, owner, shared, secrets)).encode()
     return found
 
 
@@ -98,7 +106,7 @@ def _claude_state(spec: Spec, owner: Account, shared: bool, secrets: Mapping[str
 
     Claude Code replaces that file as it goes: the sandbox has a copy, and the account's is not touched.
     """
-    content = files.read_json(f"{owner.home}/.claude.json", _CLAUDE_JSON_LIMIT) if shared else None
+    content = files.read_json(f"{owner.home}/{_CLAUDE_JSON}", _CLAUDE_JSON_LIMIT) if shared else None
     state: dict[str, Any] = content if isinstance(content, dict) else {}
     projects = state.get("projects")
     state["projects"] = projects if isinstance(projects, dict) else {}

@@ -41,6 +41,7 @@ class Changes:
                 # What made this necessary is the error to be told, not a second one.
                 with contextlib.suppress(SandboxError):
                     self._destroy(record, purge=False)
+                self.registry.discard()
                 raise
 
     def act(self, action: str, record: Record, spec: Spec | None, purge: bool) -> Record:

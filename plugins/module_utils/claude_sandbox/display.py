@@ -112,13 +112,19 @@ def _reserved() -> Iterator[tuple[int, int]]:
     with socket.socket(socket.AF_UNIX) as hold:
         for _attempt in range(_ATTEMPTS):
             number = _NUMBERS.start + secrets.randbelow(len(_NUMBERS))
-            if os.path.lexists(_socket(number)):
-                continue
-            with contextlib.suppress(OSError):
-                hold.bind(f"\0{_socket(number)}")
-                yield number, hold.fileno()
-                return
-    raise SandboxError("There is no free X display.", "Look in /tmp/.X11-unix for what takes them all.")
+            if not os.path.lexists(_socket(number)) and _takes(hold, number):
+                break
+        else:
+            raise SandboxError("There is no free X display.", "Look in /tmp/.X11-unix for what takes them all.")
+        yield number, hold.fileno()
+
+
+def _takes(hold: socket.socket, number: int) -> bool:
+    try:
+        hold.bind(f"\0{_socket(number)}")
+    except OSError:
+        return False
+    return True
 
 
 def forget(number: int) -> None:

@@ -23,5 +23,9 @@ class SandboxError(Exception):
 
 def shown(value: object) -> str:
     """A value as it may stand in a message: quoted, on one line, of bounded length."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except (ValueError, RecursionError):
+        # Python does not write out a number of thousands of digits.
+        text = f"a {type(value).__name__} too large to be shown"
     return text if len(text) <= 120 else f"{text[:100]}…({len(text)} characters)"

@@ -11,7 +11,16 @@ from typing import Any
 from .host import boot_id
 from .procs import Process
 
+_LATEST = 32503680000.0  # the year 3000
 SESSION = "main"  # the name of the one session of a sandbox's tmux server
+
+
+def moment(value: Any) -> float:
+    """Seconds since the epoch, as recorded. Raises TypeError or ValueError where they are of no time that is shown."""
+    seconds = float(value)
+    if not 0 <= seconds < _LATEST:
+        raise ValueError("a time in it is none")
+    return seconds
 
 
 def socket(folder: str) -> str:
@@ -62,4 +71,9 @@ class Instance:
             if values[name] is not None:
                 values[name] = Process(int(values[name]["pid"]), int(values[name]["start"]))
         values["given"] = tuple(values["given"])
+        values["started_at"] = moment(values["started_at"])
+        if values["stopped_at"] is not None:
+            values["stopped_at"] = moment(values["stopped_at"])
+        if not isinstance(values["folder"], str) or not values["folder"].startswith("/"):
+            raise ValueError("its folder is no path")
         return cls(**values)

@@ -22,7 +22,7 @@ from .grants import READ_WRITE, Bind
 from .host import Account, Host, boot_id, group_name, user_namespaces
 from .instance import Instance, socket
 from .procs import Process
-from .registry import Record
+from .registry import Record, remove_tree
 from .spec import Spec
 
 _AGENT_GRACE = 0.5  # seconds between asking the agent to end and ending it
@@ -86,6 +86,7 @@ def preflight(host: Host, spec: Spec, owner: Account, state_dir: str) -> None:
     check_project(spec.project_dir, owner, state_dir)
     for mount in spec.mounts:
         _check_source("mounts:", mount.source, state_dir)
+        _check_target(mount.target, owner)
     toolchain.agent_argv(spec, toolchain.find(spec), owner)
 
 
@@ -119,6 +120,16 @@ def _check_source(what: str, path: str, state_dir: str) -> None:
         raise SandboxError(
             f"{what} {shown(path)} holds the registry of sandboxes ({state_dir}).", "Give another directory."
         )
+
+
+def _check_target(target: str, owner: Account) -> None:
+    """What a sandbox gets as a copy would be written through a mount at that place or above it, into the host's."""
+    for path in agent.places_of_files(owner):
+        if f"{path}/".startswith(f"{target}/"):
+            raise SandboxError(
+                f"mounts: {shown(target)} is, or holds, {path}, which every sandbox has of its own.",
+                "Give the mount another target.",
+            )
 
 
 def start(host: Host, task: Start) -> Instance:
@@ -207,7 +218,7 @@ def _prepare(task: Start, shared: bool) -> None:
         if shared:
             _prepare_claude(f"{task.owner.home}/.claude", f"{task.store}/claude", spec.project_dir)
         settings = f"{task.store}/claude/{claude.SETTINGS}"
-        files.replace(settings, agent.settings(_content(settings)))
+        _put(settings, agent.settings(_own_content(settings)))
         # What an agent before has left says nothing of this one, which will have the same pid inside.
         _empty_folder(f"{task.record.data}/{claude.SESSIONS}")
         log = task.record.log
@@ -230,10 +241,17 @@ def _prepare_claude(folder: str, own: str, project_dir: str) -> None:
     for name in (*claude.OBEYED_FILES, *scripts):
         content = _content(f"{folder}/{name}")
         if content is not None:
-            files.replace(f"{own}/{name}", content, 0o700 if name in scripts else 0o600)
+            _put(f"{own}/{name}", content, 0o700 if name in scripts else 0o600)
         else:
             with contextlib.suppress(OSError):
                 os.unlink(f"{own}/{name}")
+
+
+def _put(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Write a file in a folder that is written to from inside, whatever stands in its place."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        remove_tree(path)
+    files.replace(path, content, mode)
 
 
 def _empty_folder(path: str) -> None:
@@ -245,7 +263,12 @@ def _empty_folder(path: str) -> None:
 
 def _content(path: str) -> bytes | None:
     """A file of the account's own, which may be a link as those who keep their settings elsewhere have it."""
-    file = files.open_regular(os.path.realpath(path))
+    return _own_content(os.path.realpath(path))
+
+
+def _own_content(path: str) -> bytes | None:
+    """A file that is no link: one in a folder that is written to from inside could lead anywhere."""
+    file = files.open_regular(path)
     if file is None:
         return None
     with file:

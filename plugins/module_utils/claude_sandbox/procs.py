@@ -277,7 +277,7 @@ def in_parallel(workers: int, functions: Sequence[Callable[[], Any]]) -> list[An
     results: list[Any] = [None] * len(functions)
     running: dict[int, tuple[int, Forked]] = {}
     for number, function in enumerate(functions):
-        if len(running) >= workers:
+        if len(running) >= max(1, workers):
             _reap(running, results)
         forked = fork(None, function)
         running[forked.answer] = (number, forked)

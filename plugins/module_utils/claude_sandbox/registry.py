@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -23,11 +24,11 @@ from typing import Any
 from . import files
 from .errors import SandboxError, shown
 from .host import Account
-from .instance import Instance
+from .instance import Instance, moment
 from .spec import NAME_RULE, Spec, check_name, parse
 
 _RECORD_LIMIT = 4 << 20  # bytes; a spec with a hundred mounts has 20 KiB
-_LEFT_SECONDS = 60  # after which a draft that nobody holds is no longer somebody's who is about to
+_DRAFT_ATTEMPTS = 10
 FORMAT = 1
 
 
@@ -122,7 +123,7 @@ class Registry:
                 name,
                 folder,
                 str(content["id"]),
-                float(content["created_at"]),
+                moment(content["created_at"]),
                 parse(content["spec"]),
                 Instance.parse(instance) if instance is not None else None,
             )
@@ -159,8 +160,7 @@ class Registry:
         """
         import secrets
 
-        self.prepare()
-        self._clear()
+        self.clear()
         identity = secrets.token_hex(6)
         record = Record(name, f"{self.folder}/{name}", identity, time.time(), spec)
         draft = f"{self.folder}/.new-{identity}"
@@ -173,24 +173,52 @@ class Registry:
                 shutil.rmtree(draft, ignore_errors=True)
             yield record
 
-    def _clear(self) -> None:
-        """Delete what killed processes have left half made or half deleted."""
-        for entry in os.listdir(self.folder):
-            path = f"{self.folder}/{entry}"
-            with contextlib.suppress(OSError, SandboxError):
-                if entry.startswith((".new-", ".old-")) and time.time() - os.lstat(path).st_mtime > _LEFT_SECONDS:
-                    descriptor = _lock(path, entry)
-                    try:
-                        remove_tree(path)
-                    finally:
-                        os.close(descriptor)
+    def clear(self) -> None:
+        """Delete what killed processes have left half made or half deleted: nobody holds it."""
+        with contextlib.suppress(OSError), self._gate(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for entry in os.listdir(self.folder):
+                if entry.startswith((".new-", ".old-")):
+                    self._clear_one(f"{self.folder}/{entry}")
+
+    def _clear_one(self, path: str) -> None:
+        with contextlib.suppress(OSError, SandboxError):
+            descriptor = _lock(path, path)
+            try:
+                remove_tree(path)
+            finally:
+                os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _gate(self, operation: int) -> Iterator[None]:
+        """Shared by those who make a draft and do not hold it yet, so that nobody clears it away meanwhile."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, operation)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _draft(self, path: str) -> int:
+        """Make the folder of a draft; a descriptor that holds it."""
+        for _attempt in range(_DRAFT_ATTEMPTS):
+            self.prepare()
+            # Another process may just have given up the directories as empty.
+            with contextlib.suppress(FileNotFoundError), self._gate(fcntl.LOCK_SH):
+                os.mkdir(path, 0o711)
+                return _lock(path, path)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+    def discard(self) -> None:
+        """Remove the directories again where nothing is in them."""
+        with contextlib.suppress(OSError), self._gate(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            os.rmdir(self.folder)
+            os.rmdir(f"{self.state_dir}/projects")
 
     def _claim(self, record: Record, draft: str, owner: Account, held: contextlib.ExitStack) -> None:
-        os.mkdir(draft, 0o711)
+        held.callback(os.close, self._draft(draft))
         os.mkdir(f"{draft}/data", 0o700)
         if owner.uid != os.geteuid():
             os.chown(f"{draft}/data", owner.uid, owner.gid)
-        held.callback(os.close, _lock(draft, record.name))
         _write(f"{draft}/spec.json", _spec_content(record))
         try:
             os.rename(draft, record.folder)

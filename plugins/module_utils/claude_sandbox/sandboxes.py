@@ -136,6 +136,8 @@ class Sandboxes:
         # One that is yet to be made is looked at where it is started: there is nothing to lose before.
         if preflight and spec is not None and "start" in planned.actions and (check or record is not None):
             self._preflight(spec)
+        if not check and record is None:
+            self.registry.clear()
         if not check and planned.actions:
             self._carry_out(request, planned.actions, record, spec)
             record = self.registry.get(request.name)

@@ -25,7 +25,7 @@ _ENV_RULE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _GEOMETRY_RULE = re.compile(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PATH_MAX = 4095  # bytes, limits.h, less the final NUL
-_COMMAND_MAX = 12288  # bytes; tmux takes 16 KiB in one command, and our own words are in it too
+_COMMAND_MAX = 8192  # bytes; tmux takes 16 KiB in one command, and our own words are in it too
 _ARG_MAX = 131071  # bytes, MAX_ARG_STRLEN of execve(2), less the final NUL
 
 GRANT_DEFAULTS: Mapping[str, bool] = {
@@ -138,9 +138,9 @@ def parse(params: Mapping[str, Any]) -> Spec:
     Raises SandboxError at the first thing that is not as it should be.
     """
     known = {f.name for f in dataclasses.fields(Spec)}
-    unknown = sorted(set(params) - known)
-    if unknown:
-        raise SandboxError(f"There is no field {shown(unknown[0])}.", f"The fields are: {', '.join(sorted(known))}.")
+    unknown = next((key for key in params if key not in known), None)
+    if unknown is not None:
+        raise SandboxError(f"There is no field {shown(unknown)}.", f"The fields are: {', '.join(sorted(known))}.")
     given = {key: value for key, value in params.items() if value is not None}
     if "project_dir" not in given:
         raise SandboxError("project_dir is missing.", "Give the directory on the host in which the agent works.")
@@ -228,7 +228,8 @@ def environment(name: str, value: Any, secret: bool = False) -> dict[str, str]:
     for key, content in value.items():
         if not isinstance(key, str) or not _ENV_RULE.match(key):
             raise SandboxError(f"{name} has {shown(key)}, which is no name for a variable.")
-        if isinstance(content, bool) or not isinstance(content, str | int | float):
+        plain = isinstance(content, str | float) or (isinstance(content, int) and abs(content) < 1 << 64)
+        if isinstance(content, bool) or not plain:
             raise SandboxError(f"{name}: the value of {shown(key)} must be text.", "Put it in quotes.")
         try:
             # The kernel's limit is on NAME=VALUE.

@@ -129,8 +129,8 @@ def _all_records(paths: Iterable[str], usage: Usage) -> Iterator[Any]:
     """The records of some transcripts, up to a bound in all."""
     left = _TOTAL_LIMIT
     for path in paths:
-        file = files.open_regular(path)
-        if file is None or left <= 0:
+        file = files.open_regular(path) if left > 0 else None
+        if file is None:
             usage.complete = False
             continue
         with file:

@@ -1,0 +1,411 @@
+"""What is asked for: every rule of its fields, and what is said to whoever breaks one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import spec
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError, shown
+
+MESSAGE_LIMIT = 500  # characters that still fit on a screen
+PROJECT = "/srv/demo"
+
+# One of each field, none of them its default.
+EVERYTHING: dict[str, Any] = {
+    "project_dir": "/srv/ünï 'demo'",
+    "backend": "bubblewrap",
+    "user": "someone",
+    "network": False,
+    "toolchain": "nix",
+    "agent": ["python3", "-q"],
+    "agent_args": ["", ";", "--flag=ü"],
+    "resume": True,
+    "env": {"A": "1", "_b2": "two\nlines"},
+    "grants": {"ssh": False, "gpu": True},
+    "mounts": [{"source": "/data", "target": "/mnt/data", "mode": "rw"}],
+    "geometry": "800x600",
+    "glx": True,
+}
+
+
+def parsed(**params: Any) -> spec.Spec:
+    return spec.parse({"project_dir": PROJECT, **params})
+
+
+def refusal(params: Mapping[str, Any]) -> SandboxError:
+    with pytest.raises(SandboxError) as caught:
+        spec.parse(params)
+    return caught.value
+
+
+def assert_readable(error: SandboxError) -> None:
+    """A message is short, and each of its two parts is whole sentences on one line that any terminal can show."""
+    assert len(str(error)) <= MESSAGE_LIMIT
+    for part in (error.what, error.hint):
+        assert part.isprintable()
+        assert not part or part.endswith(".")
+
+
+def test_defaults() -> None:
+    assert parsed().to_dict() == {
+        "project_dir": PROJECT,
+        "backend": "bubblewrap",
+        "user": None,
+        "network": True,
+        "toolchain": "auto",
+        "agent": ["claude"],
+        "agent_args": [],
+        "resume": False,
+        "env": {},
+        "grants": {},
+        "mounts": [],
+        "geometry": "1920x1080",
+        "glx": False,
+    }
+
+
+def test_none_stands_for_the_default() -> None:
+    nothing = dict.fromkeys(EVERYTHING)
+    assert spec.parse({**nothing, "project_dir": PROJECT}) == parsed()
+
+
+def test_defaults_are_not_shared() -> None:
+    parsed().agent.append("changed")
+    parsed().env["CHANGED"] = "1"
+    assert parsed().agent == ["claude"]
+    assert parsed().env == {}
+
+
+def test_everything_survives_the_round_trip() -> None:
+    """What is recorded as JSON is read as the same spec."""
+    first = spec.parse(EVERYTHING)
+    assert first.to_dict() == EVERYTHING
+    assert spec.parse(json.loads(json.dumps(first.to_dict()))) == first
+
+
+@pytest.mark.parametrize(
+    "params, field, value",
+    [
+        pytest.param({"project_dir": "/a//b/./c/"}, "project_dir", "/a/b/c", id="path-normal-form"),
+        pytest.param({"project_dir": "//a/b"}, "project_dir", "/a/b", id="path-two-slashes"),
+        pytest.param({"project_dir": "/"}, "project_dir", "/", id="path-root"),
+        pytest.param({"project_dir": "/a..b/..c"}, "project_dir", "/a..b/..c", id="path-dots-in-names"),
+        pytest.param({"project_dir": "/" + "x" * 4094}, "project_dir", "/" + "x" * 4094, id="path-longest"),
+        pytest.param({"env": {"A": 1, "B": 1.5}}, "env", {"A": "1", "B": "1.5"}, id="env-numbers"),
+        pytest.param({"env": {"A": ""}}, "env", {"A": ""}, id="env-empty-value"),
+        pytest.param({"grants": {"ssh": None, "gpu": True}}, "grants", {"gpu": True}, id="grants-none-is-not-given"),
+        pytest.param({"mounts": [{"source": "/d"}]}, "mounts", [spec.Mount("/d", "/d", "ro")], id="mount-defaults"),
+        pytest.param(
+            {"mounts": [{"source": "/d/", "target": None, "mode": None}]},
+            "mounts",
+            [spec.Mount("/d", "/d", "ro")],
+            id="mount-none",
+        ),
+        pytest.param(
+            {"mounts": [{"source": "/d", "target": "//t/./u"}]},
+            "mounts",
+            [spec.Mount("/d", "/t/u", "ro")],
+            id="mount-normal-form",
+        ),
+        pytest.param(
+            {"mounts": [{"source": "/proc", "target": "/process"}]},
+            "mounts",
+            [spec.Mount("/proc", "/process", "ro")],
+            id="mount-target-merely-begins-like-proc",
+        ),
+        pytest.param({"agent_args": ("a", "b")}, "agent_args", ["a", "b"], id="list-from-tuple"),
+        pytest.param({"geometry": "7680x4320"}, "geometry", "7680x4320", id="geometry-largest"),
+        pytest.param({"geometry": "10x10"}, "geometry", "10x10", id="geometry-smallest"),
+        pytest.param({"agent_args": ["x" * 8180]}, "agent_args", ["x" * 8180], id="arguments-longest"),
+        pytest.param({"env": {"AB": "x" * 131068}}, "env", {"AB": "x" * 131068}, id="env-longest"),
+    ],
+)
+def test_accepted(params: dict[str, Any], field: str, value: object) -> None:
+    assert getattr(spec.parse({"project_dir": PROJECT, **params}), field) == value
+
+
+@pytest.mark.parametrize(
+    "params, what, remedy",
+    [
+        pytest.param({}, "project_dir is missing", "Give the directory", id="no-project"),
+        pytest.param({"project_dir": None}, "project_dir is missing", "Give the directory", id="project-none"),
+        pytest.param({"colour": 1}, "no field 'colour'", "agent, agent_args, backend", id="unknown-field"),
+        pytest.param({"project_dir": ""}, "project_dir", "must be an absolute path", id="path-empty"),
+        pytest.param({"project_dir": "a/b"}, "project_dir", "must be an absolute path", id="path-relative"),
+        pytest.param({"project_dir": "~/a"}, "project_dir", "must be an absolute path", id="path-tilde"),
+        pytest.param({"project_dir": "/a/../b"}, "project_dir has ..", "Give the path itself", id="path-dots"),
+        pytest.param({"project_dir": "/a/.."}, "project_dir has ..", "Give the path itself", id="path-dots-last"),
+        pytest.param({"project_dir": "/a\nb"}, "control character", "Rename the directory", id="path-newline"),
+        pytest.param({"project_dir": "/a\x1b[2J"}, "control character", "Rename the directory", id="path-escape"),
+        pytest.param({"project_dir": "/a\x7f"}, "control character", "Rename the directory", id="path-delete"),
+        pytest.param({"project_dir": "/a\0"}, "project_dir has a NUL", "4095 bytes", id="path-nul"),
+        pytest.param({"project_dir": "/" + "x" * 4095}, "project_dir", "longer than 4095 bytes", id="path-too-long"),
+        pytest.param({"project_dir": "/" + "ü" * 2048}, "project_dir", "longer than 4095 bytes", id="path-bytes-count"),
+        pytest.param({"project_dir": "/\ud800"}, "project_dir", "not valid unicode", id="path-surrogate"),
+        pytest.param({"project_dir": ["/a"]}, "project_dir", "must be text", id="path-list"),
+        pytest.param({"backend": "docker"}, "backend is 'docker'", "none of: bubblewrap", id="backend"),
+        pytest.param({"toolchain": "NIX"}, "toolchain is 'NIX'", "none of: auto, host, nix", id="toolchain"),
+        pytest.param({"toolchain": ""}, "toolchain is ''", "none of: auto, host, nix", id="toolchain-empty"),
+        pytest.param({"user": 1000}, "user", "must be text", id="user-number"),
+        pytest.param({"network": "yes"}, "network", "must be true or false", id="network-text"),
+        pytest.param({"network": 1}, "network", "must be true or false", id="network-number"),
+        pytest.param({"resume": "false"}, "resume", "must be true or false", id="resume-text"),
+        pytest.param({"glx": 0}, "glx", "must be true or false", id="glx-number"),
+        pytest.param({"agent": []}, "agent is empty", "Give claude, shell", id="agent-empty"),
+        pytest.param({"agent": "claude"}, "agent", "must be a list", id="agent-text"),
+        pytest.param({"agent": [1]}, "agent", "must be text", id="agent-number"),
+        pytest.param({"agent_args": {"a": "b"}}, "agent_args", "must be a list", id="args-mapping"),
+        pytest.param({"agent_args": ["a\0b"]}, "agent_args has a NUL", "131071 bytes", id="args-nul"),
+        pytest.param({"agent_args": ["x" * 131072]}, "agent_args", "longer than 131071 bytes", id="args-too-long"),
+        pytest.param({"agent_args": ["x" * 4000] * 2 + ["ü" * 200]}, "together longer", "a file", id="args-together"),
+        pytest.param({"agent": ["x" * 8192]}, "together longer than 8192 bytes", "a file", id="agent-too-long"),
+        pytest.param({"agent_args": ["\udcff"]}, "agent_args", "not valid unicode", id="args-surrogate"),
+        pytest.param({"env": ["A=1"]}, "env", "must be a mapping", id="env-list"),
+        pytest.param({"env": {"A-B": "1"}}, "env has 'A-B'", "no name for a variable", id="env-dash"),
+        pytest.param({"env": {"1A": "1"}}, "env has '1A'", "no name for a variable", id="env-digit"),
+        pytest.param({"env": {"": "1"}}, "env has ''", "no name for a variable", id="env-no-name"),
+        pytest.param({"env": {"A\n": "1"}}, "env has 'A\\n'", "no name for a variable", id="env-newline"),
+        pytest.param({"env": {"A=B": "1"}}, "env has 'A=B'", "no name for a variable", id="env-equals"),
+        pytest.param({"env": {1: "1"}}, "env has 1", "no name for a variable", id="env-number-name"),
+        pytest.param({"env": {"A": True}}, "env: the value of 'A'", "Put it in quotes", id="env-bool"),
+        pytest.param({"env": {"A": None}}, "env: the value of 'A'", "Put it in quotes", id="env-none"),
+        pytest.param({"env": {"A": ["x"]}}, "env: the value of 'A'", "Put it in quotes", id="env-list-value"),
+        pytest.param({"env": {"A": "a\0b"}}, "env: 'A' has a NUL", "bytes", id="env-nul"),
+        pytest.param({"env": {"A": "x" * 131072}}, "env: 'A'", "longer than 131069 bytes", id="env-too-long"),
+        pytest.param(
+            {"env": {"A": "x" * 131070}},
+            "env: 'A'",
+            "longer than 131069 bytes",
+            id="env-too-long-with-its-name",
+        ),
+        pytest.param({"grants": ["ssh"]}, "grants", "must be a mapping", id="grants-list"),
+        pytest.param({"grants": {"docker": True}}, "no grant 'docker'", "The grants are: claude, git", id="grant-name"),
+        pytest.param({"grants": {"ssh": "yes"}}, "grants.ssh", "must be true or false", id="grant-text"),
+        pytest.param(
+            {"grants": {"nix": True}, "network": False}, "grants.nix", "Take the grant away", id="nix-without-network"
+        ),
+        pytest.param({"mounts": "/data"}, "mounts", "must be a list", id="mounts-text"),
+        pytest.param({"mounts": ["/data"]}, "A mount has", "a source, a target and a mode", id="mount-text"),
+        pytest.param({"mounts": [{"target": "/a"}]}, "A mount has", "a source, a target", id="mount-no-source"),
+        pytest.param({"mounts": [{"source": "/a", "opts": 1}]}, "A mount has", "a source, a target", id="mount-more"),
+        pytest.param({"mounts": [{"source": None}]}, "mounts: source", "must be text", id="mount-source-none"),
+        pytest.param({"mounts": [{"source": "a"}]}, "mounts: source", "must be an absolute path", id="mount-relative"),
+        pytest.param({"mounts": [{"source": "/a", "target": "/b/../c"}]}, "mounts: target has ..", "", id="mount-dots"),
+        pytest.param({"mounts": [{"source": "/a", "mode": "rx"}]}, "the mode of '/a'", "must be ro or rw", id="mode"),
+        *(
+            pytest.param(
+                {"mounts": [{"source": "/a", "target": target}]},
+                f"on '{target.rstrip('/') or '/'}'",
+                "Choose another target",
+                id=f"mount-on-{target}",
+            )
+            for target in ("/", "/proc", "/proc/self", "/dev", "/dev/shm", "/sys", "/sys/fs/")
+        ),
+        pytest.param(
+            {"mounts": [{"source": "/a", "target": PROJECT}]},
+            "the project directory",
+            "another target",
+            id="on-project",
+        ),
+        pytest.param(
+            {"mounts": [{"source": "/a", "target": "/t"}, {"source": "/b", "target": "/t/"}]},
+            "'/b' and '/a' would both stand on '/t'",
+            "another target",
+            id="two-mounts-on-one-target",
+        ),
+        *(
+            pytest.param({"geometry": text}, "geometry is", "at most 7680x4320", id=f"geometry-{name}")
+            for name, text in {
+                "empty": "",
+                "words": "large",
+                "one-number": "1920",
+                "zero": "0x0",
+                "too-small": "9x100",
+                "leading-zero": "01920x1080",
+                "too-wide": "7681x4320",
+                "too-high": "7680x4321",
+                "depth": "1920x1080x24",
+                "newline": "1920x1080\n",
+                "sign": "-1920x1080",
+                "other-digits": "١٩٢٠x١٠٨٠",
+            }.items()
+        ),
+    ],
+)
+def test_refused(params: dict[str, Any], what: str, remedy: str) -> None:
+    error = refusal({"project_dir": PROJECT, **params} if params else {})
+    assert what in error.what
+    assert remedy in str(error)
+    assert_readable(error)
+
+
+HOSTILE: tuple[Any, ...] = (
+    True,
+    0,
+    -1,
+    2**70,
+    1.5,
+    float("nan"),
+    "",
+    " ",
+    "\0",
+    "\n",
+    "/\x1b]0;title\x07",
+    "\ud800",
+    "..",
+    "/" * 5000,
+    "x" * 200_000,
+    "ü" * 200_000,
+    "-" * 64,
+    "$(reboot)",
+    b"bytes",
+    [],
+    [None],
+    [[]],
+    ["x"] * 10_000,
+    [{}],
+    {},
+    {"": ""},
+    {1: 2},
+    {"source": "/a"},
+    {"A": {"B": 1}},
+    {"x" * 200_000: True},
+    object(),
+    Ellipsis,
+)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(spec.Spec)])
+def test_hostile_values_are_taken_whole_or_refused_in_words(field: str) -> None:
+    """No value makes anything but a spec that can be recorded and read again, or an error that can be read."""
+    nested = [*HOSTILE, *([value] for value in HOSTILE), *({"A": value} for value in HOSTILE)]
+    nested += [{key: value} for key, value in itertools.product(("ssh", "source"), HOSTILE)]
+    for value in nested:
+        try:
+            found = spec.parse({"project_dir": PROJECT, field: value})
+        except SandboxError as error:
+            assert_readable(error)
+        else:
+            assert spec.parse(json.loads(json.dumps(found.to_dict()))) == found
+
+
+@pytest.mark.parametrize(
+    "name, good",
+    [
+        pytest.param("a", True, id="one-letter"),
+        pytest.param("A-b_9", True, id="all-kinds"),
+        pytest.param("9", True, id="digit"),
+        pytest.param("x" * 63, True, id="longest"),
+        pytest.param("x" * 64, False, id="too-long"),
+        pytest.param("", False, id="empty"),
+        pytest.param("-a", False, id="like-an-option"),
+        pytest.param("_a", False, id="underscore-first"),
+        pytest.param(".a", False, id="hidden"),
+        pytest.param("..", False, id="parent"),
+        pytest.param("a.b", False, id="dot"),
+        pytest.param("a/b", False, id="slash"),
+        pytest.param("a b", False, id="space"),
+        pytest.param("a\n", False, id="newline"),
+        pytest.param("ä", False, id="umlaut"),
+        pytest.param("a\0", False, id="nul"),
+        pytest.param(None, False, id="none"),
+        pytest.param(5, False, id="number"),
+    ],
+)
+def test_name(name: object, good: bool) -> None:
+    if good:
+        assert spec.check_name(name) == name
+        return
+    with pytest.raises(SandboxError) as caught:
+        spec.check_name(name)
+    assert shown(name) in caught.value.what
+    assert "Use 1 to 63" in caught.value.hint
+    assert_readable(caught.value)
+
+
+# How each field's change reaches a sandbox that runs. A new field has to be added here on purpose: whoever gets this
+# wrong restarts working agents, or lets them run on with what was taken away.
+APPLIED = {
+    "project_dir": spec.RECREATE,
+    "backend": spec.RECREATE,
+    "user": spec.RECREATE,
+    "network": spec.RESTART,
+    "toolchain": spec.RESTART,
+    "agent": spec.RESTART,
+    "agent_args": spec.RESTART,
+    "resume": spec.NEXT_START,
+    "env": spec.RESTART,
+    "grants": spec.RESTART,
+    "mounts": spec.RESTART,
+    "geometry": spec.RESTART,
+    "glx": spec.RESTART,
+}
+
+
+def test_every_field_says_how_its_change_is_applied() -> None:
+    assert {field.name: field.metadata["apply"] for field in dataclasses.fields(spec.Spec)} == APPLIED
+
+
+@pytest.mark.parametrize("field", [name for name in EVERYTHING if name != "backend"])
+def test_a_change_of_one_field_is_one_difference(field: str) -> None:
+    before = parsed()
+    # Each alone goes with the defaults of the others.
+    after = spec.parse({"project_dir": PROJECT, field: EVERYTHING[field]})
+    expected = spec.Difference(field, before.to_dict()[field], EVERYTHING[field], APPLIED[field])
+    assert spec.differences(before, after) == [expected]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"project_dir": f"{PROJECT}/"}, id="path-spelled-otherwise"),
+        pytest.param({"project_dir": PROJECT, "agent": ("claude",)}, id="tuple"),
+        pytest.param({"project_dir": PROJECT, "network": None, "grants": {"ssh": None}}, id="none"),
+    ],
+)
+def test_another_spelling_is_no_difference(other: dict[str, Any]) -> None:
+    assert spec.differences(parsed(), spec.parse(other)) == []
+
+
+def test_the_order_of_variables_is_no_difference_and_that_of_arguments_is() -> None:
+    assert spec.differences(parsed(env={"A": "1", "B": "2"}), parsed(env={"B": "2", "A": "1"})) == []
+    assert len(spec.differences(parsed(agent_args=["a", "b"]), parsed(agent_args=["b", "a"]))) == 1
+
+
+@pytest.mark.parametrize("user", [None, "someone", "root"])
+@pytest.mark.parametrize("asked", [None, True, False])
+@pytest.mark.parametrize("grant", list(spec.GRANT_DEFAULTS))
+def test_granted(grant: str, asked: bool | None, user: str | None) -> None:
+    given = parsed(user=user, grants={} if asked is None else {grant: asked}).granted(grant)
+    withheld = user == "root" and grant in {"claude", "git", "ssh", "gh"}
+    by_default = grant in {"claude", "git", "ssh", "gh", "display"} and not withheld
+    assert given is (by_default if asked is None else asked)
+
+
+def test_screen_size() -> None:
+    assert parsed(geometry="800x600").screen_size() == (800, 600)
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        pytest.param("a\nb", "'a\\nb'", id="one-line"),
+        pytest.param("ü\x1b", "'\\xfc\\x1b'", id="no-terminal-codes"),
+        pytest.param("x" * 118, f"'{'x' * 118}'", id="as-long-as-it-may-be"),
+        pytest.param("x" * 119, f"'{'x' * 99}…(121 characters)", id="cut"),
+        pytest.param(None, "None", id="none"),
+    ],
+)
+def test_shown(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_an_error_reads_as_its_two_lines() -> None:
+    assert str(SandboxError("What.", "Do.")) == "What.\nDo."
+    assert str(SandboxError("What.")) == "What."

@@ -1,0 +1,257 @@
+"""Where the programs inside come from, on this machine and on made-up trees."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import host, spec, toolchain
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.grants import Bind
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.toolchain import Toolchain
+
+needs_bash = pytest.mark.skipif(not os.path.exists("/usr/bin/bash"), reason="this machine has no /usr/bin/bash")
+INSIDE = "/opt/claude-sandbox/bin/claude"
+
+
+def asked(**params: Any) -> spec.Spec:
+    return spec.parse({"project_dir": "/srv/demo", **params})
+
+
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Nix profile: a link to a tree of programs."""
+    (tmp_path / "store" / "bin").mkdir(parents=True)
+    (tmp_path / "profile").symlink_to(tmp_path / "store")
+    monkeypatch.setattr(toolchain, "NIX_PROFILE", str(tmp_path / "profile"))
+    return tmp_path / "store" / "bin"
+
+
+@pytest.fixture
+def no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "NIX_PROFILE", str(tmp_path / "nowhere"))
+
+
+# Which one.
+
+
+@needs_bash
+@pytest.mark.parametrize("kind, found", [("auto", "nix"), ("nix", "nix"), ("host", "host")])
+def test_with_a_profile(profile: Path, kind: str, found: str) -> None:
+    assert toolchain.find(asked(toolchain=kind)).kind == found
+
+
+@needs_bash
+@pytest.mark.parametrize("kind", ["auto", "host"])
+def test_without_a_profile(no_profile: None, kind: str) -> None:
+    assert toolchain.find(asked(toolchain=kind)).kind == "host"
+
+
+def test_nix_without_a_profile_is_told(no_profile: None) -> None:
+    with pytest.raises(SandboxError, match="has no Nix profile") as caught:
+        toolchain.find(asked(toolchain="nix"))
+    assert "toolchain: host" in caught.value.hint
+
+
+def test_nix_leads_to_the_store_and_not_to_the_profile(profile: Path) -> None:
+    """The profile is not inside, and may lead elsewhere tomorrow."""
+    found = toolchain.find(asked(toolchain="nix"))
+    assert found.shell == f"{profile}/bash"
+    assert found.path == f"/opt/claude-sandbox/bin:{profile}"
+    assert dict(found.links) == {"/bin/sh": f"{profile}/bash", "/usr/bin/env": f"{profile}/env"}
+    assert Bind("/nix/store", "/nix/store") in found.binds
+    assert not any(bind.target in ("/usr", "/bin") for bind in found.binds)
+
+
+@needs_bash
+def test_the_hosts_links_are_links_inside_and_its_folders_are_mounted(no_profile: None) -> None:
+    found = toolchain.find(asked(toolchain="host"))
+    mounted = {bind.target for bind in found.binds}
+    assert Bind("/usr", "/usr") in found.binds
+    for path in ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"):
+        if os.path.islink(path):
+            assert dict(found.links)[path] == os.readlink(path)
+            assert path not in mounted
+        else:
+            assert (path in mounted) == os.path.isdir(path)
+
+
+@needs_bash
+def test_nothing_of_the_hosts_accounts_and_keys_is_inside(no_profile: None) -> None:
+    found = toolchain.find(asked(toolchain="host"))
+    targets = {bind.target for bind in found.binds}
+    assert all(bind.mode == "ro" and not bind.checked for bind in found.binds)
+    assert not targets & {
+        "/etc",
+        "/etc/passwd",
+        "/etc/group",
+        "/etc/shadow",
+        "/etc/ssh",
+        "/etc/ssl",
+        "/etc/ssl/private",
+    }
+    assert not any(f"{target}/".startswith(("/home/", "/root/", "/var/", "/run/")) for target in targets)
+    assert len(targets) == len(found.binds)
+
+
+@needs_bash
+def test_the_files_behind_links_are_mounted(no_profile: None) -> None:
+    """Where a link points to may not be inside."""
+    found = toolchain.find(asked(toolchain="host"))
+    for bind in found.binds:
+        if bind.target.startswith("/etc/"):
+            assert bind.source == os.path.realpath(bind.target)
+
+
+# The agent's program.
+
+
+def tools(folder: Path) -> Toolchain:
+    return Toolchain("host", (), (), str(folder), "/usr/bin/bash")
+
+
+def account(home: Path) -> host.Account:
+    return host.Account("ann", 1000, 1000, str(home), "/bin/sh", ())
+
+
+def executable(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o755)
+    return path
+
+
+ELF = b"\x7fELF and more"
+SCRIPT = b"#!/usr/bin/env node\n"
+
+
+@pytest.mark.parametrize(
+    "agent, argv",
+    [
+        pytest.param(["shell"], ["/usr/bin/bash"], id="shell"),
+        pytest.param(["python3", "-q"], ["python3", "-q"], id="program"),
+        pytest.param(["shell", "-c"], ["shell", "-c"], id="a-program-of-that-name"),
+        pytest.param(["claude", "-x"], ["claude", "-x"], id="claude-by-hand"),
+    ],
+)
+def test_another_agent(tmp_path: Path, agent: list[str], argv: list[str]) -> None:
+    assert toolchain.agent_argv(asked(agent=agent), tools(tmp_path), account(tmp_path)) == (argv, ())
+
+
+@pytest.mark.parametrize("content", [ELF, SCRIPT], ids=["program", "script"])
+def test_claude_of_the_toolchain_comes_first(tmp_path: Path, content: bytes) -> None:
+    """It is inside with all that belongs to it, so that it may be a script."""
+    path = executable(tmp_path / "bin" / "claude", content)
+    executable(tmp_path / ".local/bin/claude", ELF)
+    found = toolchain.agent_argv(asked(), tools(path.parent), account(tmp_path))
+    assert found == ([str(path)], ())
+
+
+@pytest.mark.parametrize("place", [".local/bin", ".claude/local"])
+def test_claude_of_the_account_is_mounted_as_one_file(tmp_path: Path, place: str) -> None:
+    program = executable(tmp_path / "versions" / "2.1", ELF)
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "claude").symlink_to(program)
+    found = toolchain.agent_argv(asked(), tools(tmp_path / "empty"), account(tmp_path))
+    assert found == ([INSIDE], (Bind(str(program), INSIDE),))
+
+
+@pytest.mark.parametrize("content", [SCRIPT, b"", b"\x7fEL"], ids=["script", "empty", "cut"])
+def test_a_script_of_the_account_is_told(tmp_path: Path, content: bytes) -> None:
+    path = executable(tmp_path / ".local/bin/claude", content)
+    with pytest.raises(SandboxError) as caught:
+        toolchain.agent_argv(asked(), tools(tmp_path / "empty"), account(tmp_path))
+    assert f"{path} is a script" in caught.value.what
+    assert "native program" in caught.value.hint
+
+
+def test_no_claude_is_told_with_its_package(tmp_path: Path) -> None:
+    with pytest.raises(SandboxError, match="claude is not installed on this host") as caught:
+        toolchain.agent_argv(asked(), tools(tmp_path), account(tmp_path))
+    assert "@anthropic-ai/claude-code" in caught.value.hint
+
+
+# What is not for everybody.
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    top = tmp_path / "tree"
+    for name, mode in {"open": 0o755, "closed": 0o700, "listed-only": 0o744, "passed-only": 0o711}.items():
+        (top / name).mkdir(parents=True)
+        for file, file_mode in {"readable": 0o644, "secret": 0o640, "executed-only": 0o711}.items():
+            (top / name / file).touch()
+            (top / name / file).chmod(file_mode)
+        (top / name).chmod(mode)
+    (top / "open" / "link").symlink_to("/etc/shadow")
+    (top / "open" / "dangling").symlink_to("nowhere")
+    top.chmod(0o755)
+    return top
+
+
+def masked(*binds: Bind) -> set[tuple[str, bool]]:
+    return set(toolchain.masks(Toolchain("host", binds, (), "", "")))
+
+
+def test_masks(tree: Path) -> None:
+    """A closed folder is named as a whole, and what is in it is not."""
+    found = masked(Bind(str(tree), str(tree)))
+    assert {(path.removeprefix(f"{tree}/"), folder) for path, folder in found} == {
+        ("open/secret", False),
+        ("open/executed-only", False),
+        ("closed", True),
+        ("listed-only", True),
+        ("passed-only", True),
+    }
+
+
+def test_masks_of_single_files(tree: Path) -> None:
+    readable, secret = f"{tree}/open/readable", f"{tree}/open/secret"
+    assert masked(Bind(readable, readable), Bind(secret, secret)) == {(secret, False)}
+
+
+def test_masks_are_where_the_mount_is(tree: Path) -> None:
+    """What of /etc is a link is mounted from where the link leads to."""
+    assert masked(Bind(f"{tree}/open", "/etc/open")) == {
+        ("/etc/open/secret", False),
+        ("/etc/open/executed-only", False),
+    }
+
+
+# What a host offers.
+
+
+def test_programs_are_looked_for_in_absolute_directories_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative one would find what a project has put in the way."""
+    executable(tmp_path / "tool-of-the-project", ELF)
+    monkeypatch.chdir(tmp_path)
+    for path in (".", "", "::", "bin:.:"):
+        assert host.Host({"PATH": path}, 1000).find("tool-of-the-project") is None
+    assert host.Host({"PATH": str(tmp_path)}, 1000).find("tool-of-the-project") == str(tmp_path / "tool-of-the-project")
+    assert host.Host({}, 1000).find("sh") == shutil.which("sh", path=host.SYSTEM_PATH)
+
+
+def test_a_missing_program_is_told_with_its_package() -> None:
+    with pytest.raises(SandboxError, match="no-such-tool is not installed") as caught:
+        host.Host({}, 1000).need("no-such-tool")
+    assert caught.value.hint == "Install the package no-such-tool."
+    assert host.missing_program("Xvfb").hint.startswith("Install the package xvfb")
+
+
+@pytest.mark.parametrize(
+    "uid, environ, path",
+    [
+        pytest.param(0, {"XDG_STATE_HOME": "/x"}, "/var/lib/claude-manager", id="root"),
+        pytest.param(1 << 30, {"XDG_STATE_HOME": "/x"}, "/x/claude-sandbox", id="as-the-account-says"),
+        pytest.param(1 << 30, {"XDG_STATE_HOME": "x"}, "HOME/.local/state/claude-sandbox", id="relative-is-ignored"),
+        pytest.param(1 << 30, {}, "HOME/.local/state/claude-sandbox", id="default"),
+    ],
+)
+def test_state_dir(monkeypatch: pytest.MonkeyPatch, uid: int, environ: dict[str, str], path: str) -> None:
+    # No account has this uid, so that its home is what the environment says.
+    monkeypatch.setenv("HOME", "/home/nobody-knows")
+    assert host.Host(environ, uid).state_dir() == path.replace("HOME", "/home/nobody-knows")
