@@ -339,6 +339,8 @@ CORRUPTIONS: dict[str, tuple[Callable[[Record], object], str]] = {
     "no-id": (lambda record: rewrite(record, id=None), "id is missing"),
     "no-time": (lambda record: rewrite(record, created_at=None), "created_at is missing"),
     "time-is-text": (lambda record: rewrite(record, created_at="then"), "then"),
+    "time-of-no-year": (lambda record: rewrite(record, created_at=1e300), "a time in it is none"),
+    "time-before-all": (lambda record: rewrite(record, created_at=-1), "a time in it is none"),
     "time-is-a-list": (lambda record: rewrite(record, created_at=[]), "float"),
     "no-fields": (lambda record: rewrite(record, spec=None), "spec is missing"),
     "spec-is-text": (lambda record: rewrite(record, spec="text"), ""),
@@ -352,6 +354,14 @@ CORRUPTIONS: dict[str, tuple[Callable[[Record], object], str]] = {
         "invalid literal",
     ),
     "instance-process-is-a-number": (text_of("instance.json", json.dumps({**INSTANCE.to_dict(), "init": 5})), ""),
+    "instance-time-is-none": (
+        text_of("instance.json", json.dumps({**INSTANCE.to_dict(), "started_at": float("inf")})),
+        "a time in it is none",
+    ),
+    "instance-folder-is-no-path": (
+        text_of("instance.json", json.dumps({**INSTANCE.to_dict(), "folder": "run"})),
+        "its folder is no path",
+    ),
     "instance-given-is-a-number": (text_of("instance.json", json.dumps({**INSTANCE.to_dict(), "given": 5})), ""),
 }
 
