@@ -71,7 +71,7 @@ PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration e2e
 SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh')
 
 .PHONY: test
-test: $(PARTS) ## Everything that must pass, in parts that can be asked for by name
+test: test-deps $(PARTS) ## Everything that must pass, in parts that can be asked for by name
 
 .PHONY: $(PARTS)
 $(PARTS): env-dev
