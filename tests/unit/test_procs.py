@@ -19,7 +19,7 @@ from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_san
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 
 PATIENCE = 10.0  # seconds, for what takes milliseconds
-IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(); time.sleep(60)"
+IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
 
 
