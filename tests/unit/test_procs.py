@@ -140,7 +140,8 @@ def test_a_name_with_anything_in_it_does_not_mislead(tmp_path: Path, name: str) 
 def test_with_arguments(argv: list[str], found: bool) -> None:
     unique = f"/{os.getpid()}"
     words = [word.replace("/run", unique) for word in argv]
-    with running(sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", *words, stdout=subprocess.PIPE) as child:
+    sleeps = "import time; print(flush=True); time.sleep(60)"
+    with running(sys.executable, "-c", sleeps, *words, stdout=subprocess.PIPE) as child:
         assert child.stdout
         child.stdout.readline()
         expected = [identified(child)] if found else []
