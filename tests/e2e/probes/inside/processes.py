@@ -102,6 +102,8 @@ def attack(pid: int, address: int, text: str) -> dict[str, str]:
         call("ptrace", _PTRACE_ATTACH, pid, None, None)
         os.waitpid(pid, 0)
         call("ptrace", _PTRACE_DETACH, pid, None, None)
+        # What it stopped for may have been the signal above: the one to stop is then still to come.
+        os.kill(pid, signal.SIGCONT)
 
     return {
         "memory": outcome(write_memory),
