@@ -99,7 +99,7 @@ def test_conversation_through_the_interface(
     account: Account, project: Path, state_dir: Path, api: MessagesApi, make: Make
 ) -> None:
     options = {"project_dir": str(project), "resume": True, **claude_options(api)}
-    made = make("talk", agent_args=["--permission-mode", "acceptEdits"], **options)
+    made = make("talk", agent_args=[SKIP_PERMISSIONS], **options)
     assert made["sandbox"]["status"] == "running"
     attach = {"name": "talk", "state_dir": str(state_dir)}
     ready = run_module("claude_sandbox_attach", **attach, wait_for=PROMPT)
@@ -116,7 +116,7 @@ def test_conversation_through_the_interface(
     assert usage["session"]["messages"] == 1
     assert usage["process"]["processes"] >= 2
 
-    make("talk", state="restarted", agent_args=["--permission-mode", "acceptEdits"], **options)
+    make("talk", state="restarted", agent_args=[SKIP_PERMISSIONS], **options)
     run_module("claude_sandbox_attach", **attach, wait_for=PROMPT)
     resumed = run_module("claude_sandbox_attach", **attach, text="SAY: still here", keys=["Enter"], wait_idle=True)
     assert "the answer is 42" in resumed["screen"]
