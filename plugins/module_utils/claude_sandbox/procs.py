@@ -128,28 +128,25 @@ def every_pid() -> Iterator[int]:
 def with_arguments(pairs: Iterable[tuple[str, str]], uid: int) -> list[Process]:
     """The processes of an account that were started with one of these `option value` pairs in their argv."""
     wanted = [f"\0{option}\0{value}\0".encode() for option, value in pairs]
-    found = []
-    for pid in every_pid():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            if os.stat(f"/proc/{pid}").st_uid != uid:
-                continue
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                argv = file.read()
-            if any(pair in argv for pair in wanted):
-                found.append(identify(pid))
-    return [process for process in found if process is not None]
+    return _holding(uid, "cmdline", lambda words: any(pair in words for pair in wanted))
 
 
 def with_variable(name: str, value: str, uid: int) -> list[Process]:
     """The processes of an account that were started with this variable in their environment."""
     wanted = f"\0{name}={value}\0".encode()
+    return _holding(uid, "environ", lambda words: wanted in b"\0" + words)
+
+
+def _holding(uid: int, file_name: str, fits: Callable[[bytes], bool]) -> list[Process]:
+    """The processes of an account whose file of this name under /proc/PID fits."""
     found = []
     for pid in every_pid():
-        with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{pid}").st_uid == uid:
-                with open(f"/proc/{pid}/environ", "rb") as file:
-                    if wanted in b"\0" + file.read():
-                        found.append(identify(pid))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            if os.stat(f"/proc/{pid}").st_uid != uid:
+                continue
+            with open(f"/proc/{pid}/{file_name}", "rb") as file:
+                if fits(file.read()):
+                    found.append(identify(pid))
     return [process for process in found if process is not None]
 
 
