@@ -13,7 +13,7 @@ from typing import Any
 from . import keys, lifecycle
 from .errors import SandboxError
 from .host import Account, Host, account
-from .instance import Instance
+from .instance import Instance, socket
 from .keys import Keys
 from .registry import Record, Registry, remove_tree
 from .spec import Spec
@@ -99,13 +99,16 @@ class Changes:
         spec, instance = record.asked(), record.instance
         owner = self.owner(spec)
         if instance is None:
-            folder = self._runtime_path(record, owner)
-            self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
-            _remove_empty(folder)
+            self._sweep(self._runtime_path(record, owner), spec, owner)
             return None
         ended = Instance.parse(self._as(owner, spec, lambda: lifecycle.stop(spec, instance, owner).to_dict()))
         _remove_empty(instance.folder)
         return ended
+
+    def _sweep(self, folder: str, spec: Spec, owner: Account) -> None:
+        """End what still uses a runtime folder, and remove it: its owner may empty it, and not always remove it."""
+        self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
+        _remove_empty(folder)
 
     def _sweep_unread(self, record: Record) -> None:
         """End what belongs to a sandbox of which nothing but its folder can be read."""
@@ -134,8 +137,7 @@ class Changes:
         """An empty folder of the owner's for sockets and the framebuffer."""
         spec, folder = record.asked(), self._runtime_path(record, owner)
         if os.path.lexists(folder):
-            self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
-            _remove_empty(folder)
+            self._sweep(folder, spec, owner)
         parent = os.path.dirname(folder)
         try:
             if parent != record.data:
@@ -161,7 +163,7 @@ class Changes:
         if os.path.exists(f"/var/lib/systemd/linger/{owner.name}") and os.access(runtime, os.W_OK):
             return f"{runtime}/claude-sandbox/{record.id}"
         near = f"{record.data}/run"
-        if len(f"{near}/tmux".encode()) <= _SOCKET_LIMIT:
+        if len(socket(near).encode()) <= _SOCKET_LIMIT:
             return near
         return f"/tmp/claude-sandbox-{owner.uid}/{record.id}"
 
