@@ -8,7 +8,7 @@ from __future__ import annotations
 # words carried out by the next session outside; so it reads the folders, and has copies of the files.
 OBEYED_FOLDERS = ("agents", "commands", "hooks", "output-styles", "plugins", "rules", "skills")
 SETTINGS = "settings.json"
-OBEYED_FILES = ("CLAUDE.md", "keybindings.json", SETTINGS)
+OBEYED_FILES = ("CLAUDE.md", "keybindings.json")
 SCRIPT_ENDINGS = (".sh", ".py", ".js", ".mjs", ".ts", ".rb", ".pl")  # of a status line, mostly
 # The one file that is shared for writing. It is renewed by rename, and in place where that fails as on a mount.
 CREDENTIALS = ".credentials.json"

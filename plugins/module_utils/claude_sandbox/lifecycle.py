@@ -215,10 +215,11 @@ def _prepare(task: Start, shared: bool) -> None:
         stored = [f"{task.store}/{name}" for name in grants.stored_folders()]
         for path in (f"{task.record.data}/{claude.SESSIONS}", *stored):
             os.makedirs(path, mode=0o700, exist_ok=True)
+        folder, own = f"{task.owner.home}/.claude", f"{task.store}/claude"
         if shared:
-            _prepare_claude(f"{task.owner.home}/.claude", f"{task.store}/claude", spec.project_dir)
-        settings = f"{task.store}/claude/{claude.SETTINGS}"
-        _put(settings, agent.settings(_own_content(settings)))
+            _prepare_claude(folder, own, spec.project_dir)
+        settings = f"{own}/{claude.SETTINGS}"
+        _put(settings, agent.settings(_content(f"{folder}/{claude.SETTINGS}") if shared else _own_content(settings)))
         # What an agent before has left says nothing of this one, which will have the same pid inside.
         _empty_folder(f"{task.record.data}/{claude.SESSIONS}")
         log = task.record.log
