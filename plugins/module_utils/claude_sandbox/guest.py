@@ -229,6 +229,9 @@ def _mounts(task: Task) -> list[_Mount]:
         _Mount("shm", "/dev/shm", "tmpfs", "nosuid,nodev,mode=1777"),
         _Mount("home", "/home", "tmpfs", "nosuid,nodev,mode=0755"),
         _Mount("own", task.owner.home, "tmpfs", f"nosuid,nodev,{owner}"),
+        # A share takes no socket and no pipe (since QEMU's CVE-2023-2861), which is what programs put here.
+        _Mount("tmp", "/tmp", "tmpfs", "nosuid,nodev,mode=1777"),
+        _Mount("tmp", "/var/tmp", "tmpfs", "nosuid,nodev,mode=1777"),
         _Mount("run", f"/run/user/{task.owner.uid}", "tmpfs", f"nosuid,nodev,{owner}"),
     ]
     found += [
@@ -236,9 +239,8 @@ def _mounts(task: Task) -> list[_Mount]:
         for place in task.places
         if not (task.network and place.target == RESOLVER)
     ]
-    if task.screen is not None:
-        found.append(_Mount("x11", "/tmp/.X11-unix", "tmpfs", "nosuid,nodev,mode=1777"))
-    return found
+    # What the user mounts goes before what we would.
+    return list({mount.target: mount for mount in found}.values())
 
 
 def _mounting(task: Task) -> list[str]:
@@ -290,14 +292,8 @@ def _network(wanted: bool) -> str:
 
 def _agent(task: Task) -> str:
     """Start the agent on the console, as the leader of a session of its own."""
-    begin = [
-        task.setpriv,
-        *_as_owner(task.owner, task.shell),
-        _BEGIN,
-        task.cwd,
-        task.env.get("PATH", task.path),
-        task.argv[0],
-    ]
+    path = task.env.get("PATH", task.path)
+    begin = [task.setpriv, *_as_owner(task.owner, task.shell), _BEGIN, task.cwd, path, task.argv[0]]
     words = _quoted([*begin, *_env_words(task.env, task.shell, task.argv)])
     device = "/dev/hvc0"
     return f"""\
@@ -314,12 +310,13 @@ wait $network
 programs={shlex.quote(programs_path(task.path))}
 PATH=$programs /bin/busybox setsid -c /bin/busybox chroot . {words} <&6 >&6 2>&6 6<&- 7<&- &
 agent=$!
-PATH=$programs /bin/busybox chroot . {shlex.quote(task.guest_agent)} -m virtio-serial -p /dev/vport0p{AGENT_PORT} -t /run \\
+agent_flags="-m virtio-serial -p /dev/vport0p{AGENT_PORT} -t /run"
+PATH=$programs /bin/busybox chroot . {shlex.quote(task.guest_agent)} $agent_flags \\
   </dev/null >/dev/null 2>&1 6<&- 7<&- 8>&- &"""
 
 
 def _screen(program: str) -> str:
-    flags = f"{SCREEN} -config /run/xorg.conf -nolisten tcp -noreset -novtswitch -ac vt7"
+    flags = f"{SCREEN} -config /run/xorg.conf -logfile /run/xorg.log -nolisten tcp -noreset -novtswitch -ac vt7"
     return f"""\
 {{
   while read -r module; do busybox insmod "$module"; done </lib/screen

@@ -21,7 +21,7 @@ from .errors import SandboxError
 _LINE_LIMIT = 64 << 20  # bytes: two streams of OUTPUT_LIMIT each, as base64 in JSON
 _INPUT_LIMIT = 32 << 20  # bytes: the agent takes no more than 64 MiB of JSON
 _STALE_LIMIT = 100  # answers to those who asked before us
-_ANSWER_SECONDS = 60.0  # for one answer; an emulated machine takes seconds for one of 40 MiB
+_ANSWER_SECONDS = 180.0  # for one answer; an emulated machine takes 70 for one of 22 MiB
 _STEPS = (0.005, 0.2)  # seconds between two questions whether a command has ended: at first, and at most
 _FLUSH = b"\xff"  # ends whatever the agent has read before; no byte of UTF-8
 

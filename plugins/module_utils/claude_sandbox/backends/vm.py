@@ -39,6 +39,7 @@ _GUEST_FILES = ("kernel", "initrd")
 _NEEDED_INSIDE = {"qemu-ga": "qemu-guest-agent", "setpriv": "util-linux", "setsid": "util-linux", "env": "coreutils"}
 _XORG = ("/usr/lib/xorg/Xorg", "/usr/libexec/Xorg", "/usr/bin/Xorg")
 _NOT_SHARED = ("audio", "gpu", "dbus", "keyring", "ssh_agent", "nix")
+_OF_MEMORY = ("/tmp", "/var/tmp")
 _STATUS_LIMIT = 65536  # bytes
 _LOG_LIMIT = 1 << 20  # bytes
 _GATE_SECONDS = 20.0
@@ -236,7 +237,9 @@ def _shared(job: Job) -> list[tuple[str, Bind]]:
     """
     programs = set(job.toolchain.binds)
     found = []
-    for number, bind in enumerate(bubblewrap.ordered(job.binds)):
+    # A share takes no socket, so that the guest has a /tmp of its own unless the user mounts one.
+    binds = (bind for bind in job.binds if bind.checked or bind.target not in _OF_MEMORY)
+    for number, bind in enumerate(bubblewrap.ordered(tuple(binds))):
         is_program = bind in programs and bind.mode == READ_ONLY
         found.append((f"{_TOOLS if is_program else _WORK}/{number}", bind))
     return found
