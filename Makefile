@@ -64,6 +64,13 @@ up: env ## A sandbox on this machine, ready to attach to
 	if [ "$$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then ask=--ask-become-pass; fi
 	$(BIN)/ansible-playbook $$ask playbooks/quickstart.yml
 
+# Where the guest of the backend vm is put; it is made again only when what it is made from has changed.
+GUEST_DIR ?= /usr/local/lib/claude-sandbox/guest
+
+.PHONY: guest
+guest: ## Kernel and initial file system for the backend vm, in GUEST_DIR
+	@$(PYTHON) roles/sandbox/files/guest/build.py "$(GUEST_DIR)"
+
 # --- Tests ----------------------------------------------------------------------------------------------------------------
 
 PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration e2e

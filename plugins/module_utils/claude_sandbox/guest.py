@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 WORK, TOOLS = "work", "tools"  # the names of the two shares
 JOB, FILES = "job", "files"  # what lies in the first of them, beside what is bound by number
+END, KILL = b"end", b"kill"  # what is said to the control port: ask the agent to end, make it end
 REPORT_PORT, AGENT_PORT, CONTROL_PORT = 1, 2, 3
 COLUMNS, ROWS = 160, 48  # of the console: as the session's pane
 RESOLVER = "/etc/resolv.conf"
@@ -28,18 +29,19 @@ _REPORT_LINE = re.compile(r"(started|exit|failed|missing) ?(.*)\Z")
 _MOST_DIGITS = 9
 
 # Runs as the owner: report, then become the agent. The words: directory, PATH, program; then what env is given.
+# Programs that a shell starts in the background ignore the signals of a terminal, which the agent must not.
 _BEGIN = """\
 cd -- "$0" 2>/dev/null || { echo "failed the directory of the project is not there" >&8; exit 126; }
 PATH=$1 command -v -- "$2" >/dev/null || { echo missing >&8; exit 127; }
 shift 2
 echo "started $$" >&8
-exec env -i "$@" 8>&-"""
+exec env -i --default-signal=INT,QUIT "$@" 8>&-"""
 
 # The same for a command beside the agent. The words: directory, what is printed where it is not there; then env's.
 _BESIDE = f"""\
 cd -- "$0" 2>/dev/null || {{ printf %s "$1" >&2; exit {LOST}; }}
 shift
-exec env -i "$@\""""
+exec env -i --default-signal=INT,QUIT "$@\""""
 
 _XORG = """\
 Section "ServerFlags"
@@ -325,11 +327,15 @@ def _screen(program: str) -> str:
 
 
 def _closing() -> str:
-    return """\
+    return f"""\
 while read -r word <&7; do
-  kill -TERM "-$agent"
-  kill -HUP "-$agent"
-  kill -CONT "-$agent"
+  case $word in
+    {END.decode()})
+      kill -TERM "-$agent"
+      kill -HUP "-$agent"
+      kill -CONT "-$agent" ;;
+    {KILL.decode()}) kill -KILL "-$agent" ;;
+  esac
 done &
 wait $agent
 echo "exit $?" >&8

@@ -27,7 +27,7 @@ from ..procs import Process, Usage
 from ..spec import Spec
 from ..toolchain import Toolchain
 from . import bubblewrap
-from .base import Command, Job, Running
+from .base import Command, Job, Running, ordered
 
 OWN_SCREEN = True
 _ARGS, _STATUS, _GATE, _FILTER, _JOB, _FILES = 3, 4, 5, 6, 7, 8
@@ -42,6 +42,7 @@ _NOT_SHARED = ("audio", "gpu", "dbus", "keyring", "ssh_agent", "nix")
 _OF_MEMORY = ("/tmp", "/var/tmp")
 _STATUS_LIMIT = 65536  # bytes
 _LOG_LIMIT = 1 << 20  # bytes
+_FRAME_LIMIT = 256 << 20  # bytes
 _GATE_SECONDS = 20.0
 _BOOT_SECONDS = 120.0  # an emulated guest takes about 4 on a processor of its own
 _END_SECONDS = 2.0  # for the guest to go down once its agent has ended, and for QEMU to quit
@@ -239,7 +240,7 @@ def _shared(job: Job) -> list[tuple[str, Bind]]:
     found = []
     # A share takes no socket, so that the guest has a /tmp of its own unless the user mounts one.
     binds = (bind for bind in job.binds if bind.checked or bind.target not in _OF_MEMORY)
-    for number, bind in enumerate(bubblewrap.ordered(tuple(binds))):
+    for number, bind in enumerate(ordered(tuple(binds))):
         is_program = bind in programs and bind.mode == READ_ONLY
         found.append((f"{_TOOLS if is_program else _WORK}/{number}", bind))
     return found
@@ -408,8 +409,9 @@ def end(host: Host, running: Running, grace: float) -> None:
     instance = running.instance
     if instance is None or not instance.pane.alive():
         return
-    if grace > 0 and _tell(running) and instance.pane.wait(grace + _END_SECONDS):
-        return
+    for word, seconds in ((guest.END, grace), (guest.KILL, _END_SECONDS)):
+        if grace > 0 and _tell(running, word) and instance.pane.wait(seconds):
+            return
     with contextlib.suppress(SandboxError):
         qmp.command(f"{_launch(running)}/{_OWN_FILES}", "quit", seconds=_END_SECONDS)
     if not instance.pane.wait(_END_SECONDS):
@@ -417,29 +419,32 @@ def end(host: Host, running: Running, grace: float) -> None:
         instance.pane.wait(_END_SECONDS)
 
 
-def _tell(running: Running) -> bool:
-    """Say to the guest that it is to end; whether that could be said."""
+def _tell(running: Running, word: bytes) -> bool:
+    """Say something to the guest's first program; whether that could be said."""
     try:
         pipe = os.open(f"{_launch(running)}/{_OWN_FILES}/control", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
-        return os.write(pipe, b"end\n") > 0
+        return os.write(pipe, word + b"\n") > 0
     except OSError:
         return False
     finally:
         os.close(pipe)
 
 
-def screendump(running: Running, path: str) -> None:
-    """Write the screen as a PNG file, which the caller reads and deletes.
-
-    Raises SandboxError where it has no screen, or QEMU cannot write it.
-    """
+def frame(running: Running) -> bytes:
+    """What its screen shows, as PNG. Raises SandboxError where it has none, or QEMU does not draw it."""
+    if not running.spec.granted("display"):
+        raise SandboxError(f"Sandbox {shown(running.name)} has no screen.", "Give it one (grants.display).")
     name = f"screen-{secrets.token_hex(8)}.png"
     folder = f"{_launch(running)}/{_OWN_FILES}"
-    qmp.command(folder, "screendump", {"filename": f"{_INSIDE}/{name}", "format": "png"})
-    os.replace(f"{folder}/{name}", path)
+    try:
+        qmp.command(folder, "screendump", {"filename": f"{_INSIDE}/{name}", "format": "png"})
+        return _content(f"{folder}/{name}", _FRAME_LIMIT)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{folder}/{name}")
 
 
 def _launch(running: Running) -> str:
