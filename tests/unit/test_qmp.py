@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -66,3 +67,18 @@ def test_nobody_there_is_an_error(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(SandboxError, match="No such file"):
             qmp.command(str(folder), "quit")
+
+
+def test_who_comes_while_another_is_answered_waits(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as others:
+        listener.bind(str(tmp_path / "qmp"))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other = others.enter_context(socket.socket(socket.AF_UNIX))
+                other.setblocking(False)
+                other.connect(str(tmp_path / "qmp"))
+        since = time.monotonic()
+        with pytest.raises(SandboxError, match="in time"):
+            qmp.command(str(tmp_path), "quit", seconds=0.2)
+        assert time.monotonic() - since >= 0.2

@@ -15,6 +15,7 @@ from typing import Any
 from .errors import SandboxError, shown
 
 _PIECE = 1 << 16  # bytes
+_RETRY_SECONDS = 0.01
 
 
 class Channel:
@@ -82,6 +83,18 @@ def _told() -> Iterator[None]:
         raise SandboxError(f"The virtual machine cannot be spoken to: {error.strerror}.") from None
 
 
+def _connect(connection: socket.socket, path: str, end: float) -> None:
+    """Connect; QEMU speaks to one at a time, and has those who come meanwhile refused by the kernel."""
+    while True:
+        left = end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        with contextlib.suppress(BlockingIOError):
+            return connection.connect(path)
+        time.sleep(min(_RETRY_SECONDS, left))
+
+
 @contextlib.contextmanager
 def connected(folder: str, name: str, seconds: float, limit: int) -> Iterator[Channel]:
     """A connection to the socket of that name in a folder, whose path may be longer than a socket's can be.
@@ -93,8 +106,7 @@ def connected(folder: str, name: str, seconds: float, limit: int) -> Iterator[Ch
         directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         open_ones.callback(os.close, directory)
         connection = open_ones.enter_context(socket.socket(socket.AF_UNIX))
-        connection.settimeout(seconds)
-        connection.connect(f"/proc/self/fd/{directory}/{name}")
+        _connect(connection, f"/proc/self/fd/{directory}/{name}", end)
         yield Channel(connection, end, limit)
 
 

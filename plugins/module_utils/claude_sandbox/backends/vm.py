@@ -353,7 +353,7 @@ def why_dead(folder: str) -> str | None:
         (_NO_MEMORY, "The guest ran out of memory: it killed"),
     ):
         if mark in log:
-            line = log.rpartition(mark)[2].splitlines()[0][:200]
+            line = log.rpartition(mark)[2].splitlines()[0][:200].rstrip(".")
             return f"{words} {''.join(c if c.isprintable() else '?' for c in line)}."
     code = _status(folder).get("exit-code")
     if report.exit_code is None and isinstance(code, int) and code != 0:
@@ -400,8 +400,10 @@ def exists(host: Host, running: Running, path: str) -> bool:
 
 
 def _agent(running: Running) -> Agent:
-    running.init  # noqa: B018 - says so where it does not run
-    return Agent(f"{_launch(running)}/{_OWN_FILES}")
+    folder = _launch(running)
+    if running.instance is None or not running.instance.pane.alive():
+        raise SandboxError(f"Sandbox {shown(running.name)} could not be entered: it ended.")
+    return Agent(f"{folder}/{_OWN_FILES}")
 
 
 def end(host: Host, running: Running, grace: float) -> None:
