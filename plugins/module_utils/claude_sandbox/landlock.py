@@ -8,9 +8,10 @@ processes of the same account in by that way, often without a cookie. Constants 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
+
+from . import libc
 
 _CREATE_RULESET, _RESTRICT_SELF = 444, 446  # the same number on every architecture
 _VERSION_FLAG = 1
@@ -18,13 +19,13 @@ _SCOPE_ABSTRACT_UNIX_SOCKET = 1
 _SCOPES_SINCE = 6  # the version of the interface; Linux 6.12
 _PR_SET_NO_NEW_PRIVS = 38
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
 
 def available() -> bool:
     """Whether this kernel can keep abstract sockets apart."""
-    return int(_libc.syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG)) >= _SCOPES_SINCE
+    try:
+        return libc.syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG) >= _SCOPES_SINCE
+    except OSError:
+        return False
 
 
 def confine() -> None:
@@ -36,16 +37,9 @@ def confine() -> None:
         return
     # Accesses to files and to TCP ports that are ruled over (none), and the scopes.
     rules = struct.pack("=QQQ", 0, 0, _SCOPE_ABSTRACT_UNIX_SOCKET)
-    ruleset = _checked(_libc.syscall(_CREATE_RULESET, rules, len(rules), 0))
+    ruleset = libc.syscall(_CREATE_RULESET, rules, len(rules), 0)
     try:
-        _checked(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        _checked(_libc.syscall(_RESTRICT_SELF, ruleset, 0))
+        libc.call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.syscall(_RESTRICT_SELF, ruleset, 0)
     finally:
         os.close(ruleset)
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return result

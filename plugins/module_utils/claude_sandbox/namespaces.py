@@ -8,18 +8,19 @@ The constants are those of the kernel's headers: linux/nsfs.h, linux/prctl.h, li
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import signal
+
+from . import libc
 
 _NS_GET_USERNS = 0xB701
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
 _SECCOMP_MODE_FILTER = 2
 _LAST_CAPABILITY = 63
-# The mount namespace's owner is joined first, and gives the right to join the others.
+# The mount namespace comes first: its owner tells in which order they can be joined.
 _KINDS = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Program(ctypes.Structure):
@@ -29,19 +30,30 @@ class _Program(ctypes.Structure):
 def join(pid: int) -> None:
     """Move this process into all namespaces of another; its next child is in the pid namespace too.
 
-    The account must own the sandbox. Raises OSError. The process must have one thread only.
+    The account must own the sandbox, or be root. Raises OSError. The process must have one thread only.
     """
     user = _foreign(pid, "user")
     others = [descriptor for kind in _KINDS if (descriptor := _foreign(pid, kind)) is not None]
     if user is not None and others:
-        # bwrap may have made a second user namespace inside the first, which owns the other namespaces.
         owner = fcntl.ioctl(others[0], _NS_GET_USERNS)
-        if os.fstat(owner).st_ino != os.fstat(user).st_ino:
+        if os.fstat(owner).st_ino == os.stat("/proc/self/ns/user").st_ino:
+            # systemd-nspawn makes the mounts before the user namespace, in which there is no right to join them.
+            others = [*others, user]
+        elif os.fstat(owner).st_ino != os.fstat(user).st_ino:
+            # bwrap may have made a second user namespace inside the first, which owns the other namespaces.
             others = [owner, *others, user]
         else:
             others = [user, *others]
     for descriptor in others:
-        _call(_libc.setns, descriptor, 0)
+        libc.call("setns", descriptor, 0)
+        os.close(descriptor)
+
+
+def join_mounts(pid: int) -> None:
+    """Move this process among the mounts of another, with the rights that it has outside. Raises OSError."""
+    descriptor = _foreign(pid, "mnt")
+    if descriptor is not None:
+        libc.call("setns", descriptor, 0)
         os.close(descriptor)
 
 
@@ -57,17 +69,30 @@ def _foreign(pid: int, kind: str) -> int | None:
 def give_up_privileges(filter_program: bytes | None) -> None:
     """No capability after the next execve, none by way of a setuid file, and the filter on system calls."""
     for capability in range(_LAST_CAPABILITY + 1):
-        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
-            break
-    _call(_libc.prctl, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        try:
+            libc.call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                # The kernel knows no more of them.
+                break
+            raise
+    libc.call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if filter_program is not None:
-        program = _Program(len(filter_program) // 8, filter_program)
-        _call(_libc.prctl, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
+        filter_calls(filter_program)
+
+
+def filter_calls(filter_program: bytes) -> None:
+    """Have this process and its children run under a filter of system calls (see seccomp.program).
+
+    Needs no_new_privs, or root. Raises OSError.
+    """
+    program = _Program(len(filter_program) // 8, filter_program)
+    libc.call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent ends."""
-    _call(_libc.prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def same_file(source: str, root: str, target: str) -> bool:
@@ -90,9 +115,3 @@ def _identity(root: str, path: str) -> tuple[int, int]:
         return status.st_dev, status.st_ino
     finally:
         os.close(descriptor)
-
-
-def _call(function: ctypes._NamedFuncPointer, *arguments: object) -> None:
-    if function(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
