@@ -16,7 +16,7 @@ from types import FrameType
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 
-from . import create, memory, modules, place
+from . import container, create, memory, modules, place
 from .figure import Figure
 
 _SECONDS = 170
@@ -25,7 +25,8 @@ _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "converged": lambda where: [modules.one(where)],
     "fifty": modules.many,
     "idle-memory": lambda where: [memory.measure(where)],
-    "create": lambda where: [create.measure(where)],
+    "create": create.measure,
+    "container": container.measure,
 }
 
 

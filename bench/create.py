@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
+from collections.abc import Sequence
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.host import Host
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.sandboxes import Request, Sandboxes
@@ -22,11 +24,13 @@ _BWRAP = "--unshare-all --ro-bind / / --proc /proc --dev /dev true".split()
 
 
 class Floor:
-    """What no sandbox can do without: a display, a terminal, namespaces."""
+    """What no sandbox can do without: a display, a terminal, namespaces (those of bwrap, unless given)."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, namespaces: Sequence[str] = ("bwrap", *_BWRAP)) -> None:
         host = Host.this()
-        self._xvfb, self._tmux, self._bwrap = (host.need(program) for program in ("Xvfb", "tmux", "bwrap"))
+        program, *options = namespaces
+        self._xvfb, self._tmux = host.need("Xvfb"), host.need("tmux")
+        self._namespaces = [host.need(program), *options]
         self._socket = f"{folder}/floor"
 
     def measure(self) -> float:
@@ -45,7 +49,7 @@ class Floor:
         # Words of its own, so that no shell is started for them.
         session = [self._tmux, "-S", self._socket, "-f", "/dev/null", "new-session", "-d", "sleep", "1d"]
         subprocess.run(session, check=True, timeout=_SECONDS)
-        subprocess.run([self._bwrap, *_BWRAP], check=True, timeout=_SECONDS)
+        subprocess.run(self._namespaces, check=True, timeout=_SECONDS)
 
     def _display(self, servers: list[subprocess.Popen[bytes]]) -> None:
         answer, number = os.pipe()
@@ -61,28 +65,47 @@ class Floor:
                 text += piece
 
 
-def measure(where: place.Place) -> Figure:
-    """The figure, for an account that runs the engine itself."""
+def measure(where: place.Place) -> list[Figure]:
+    """Starting and stopping, for an account that runs the engine itself."""
     # Asked for here, because the worker may make no folder for the project.
     request = Request("new", params=where.params("create"))
     samples: dict[str, list[float]] = where.worker(lambda: _as_owner(where, request))
     notes = [shown(samples)]
     if where.has_own_account:
         with place.registry(f"{where.folder}/registry") as sandboxes:
-            by_root = in_turns(_ROOT_ROUNDS, {"create": lambda: _creation(sandboxes, request)})
+            by_root = in_turns(_ROOT_ROUNDS, {"create": lambda: creation(sandboxes, request)})
         notes.append(f"for information, root's engine for another account: {shown(by_root)}")
-    return Figure("create", ratio(samples["create"], samples["floor"]), LIMIT, tuple(notes))
+    stops = {"stop": samples.pop("stop")}
+    started = Figure("create", ratio(samples["create"], samples["floor"]), LIMIT, tuple(notes))
+    return [started, stopped("bubblewrap", stops["stop"], 1.0)]
+
+
+def stopped(backend: str, samples: Sequence[float], seconds: float) -> Figure:
+    """From a running sandbox to nothing left of it, against the time that it may take."""
+    share = statistics.median(samples) / 1000 / seconds
+    return Figure(f"stop-{backend}", share, 1, (shown({"stop": samples}), f"the limit is {seconds:g} s"))
 
 
 def _as_owner(where: place.Place, request: Request) -> dict[str, list[float]]:
     with place.registry(f"{where.folder}/home/registry") as sandboxes:
-        floor = Floor(f"{where.folder}/home")
-        return in_turns(_ROUNDS, {"floor": floor.measure, "create": lambda: _creation(sandboxes, request)})
+        return turns(sandboxes, request, Floor(f"{where.folder}/home"), _ROUNDS)
 
 
-def _creation(sandboxes: Sandboxes, request: Request) -> float:
+def turns(sandboxes: Sandboxes, request: Request, floor: Floor, rounds: int) -> dict[str, list[float]]:
+    """Samples of the floor, of starting, and of stopping, in milliseconds."""
+    stops: list[float] = []
+    work = {"floor": floor.measure, "create": lambda: creation(sandboxes, request, stops)}
+    return {**in_turns(rounds, work), "stop": stops}
+
+
+def creation(sandboxes: Sandboxes, request: Request, stops: list[float] | None = None) -> float:
+    """How long a start takes, in milliseconds; how long the stop takes is put into `stops`."""
     try:
-        return milliseconds(lambda: sandboxes.ensure(request))
+        started = milliseconds(lambda: sandboxes.ensure(request))
+        took = milliseconds(lambda: sandboxes.ensure(Request(request.name, "stopped")))
+        if stops is not None:
+            stops.append(took)
+        return started
     finally:
         place.remove(sandboxes, request.name)
 

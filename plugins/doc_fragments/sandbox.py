@@ -35,9 +35,12 @@ options:
       - It must be the directory itself and not reached through a symbolic link.
     type: path
   backend:
-    description: How the sandbox is isolated.
+    description:
+      - How the sandbox is isolated. V(bubblewrap) needs no root.
+      - V(container) is one of systemd-nspawn, which root makes.
+      - V(vm) is a machine with a kernel of its own, by QEMU.
     type: str
-    choices: [bubblewrap]
+    choices: [bubblewrap, container, vm]
     default: bubblewrap
   user:
     description:
@@ -52,10 +55,15 @@ options:
     description:
       - Where the programs inside come from.
       - V(host) is the host's own C(/usr), read-only. V(nix) is the profile C(/nix/var/nix/profiles/claude-sandbox).
-      - V(auto) is that profile where the host has it, and V(host) elsewhere.
+        V(rootfs) is another tree with programs, see O(rootfs).
+      - V(auto) is that profile where the host has it, the tree where O(rootfs) is given or (for a V(vm)) one is
+        installed, and V(host) elsewhere.
     type: str
-    choices: [auto, host, nix]
+    choices: [auto, host, nix, rootfs]
     default: auto
+  rootfs:
+    description: The tree with O(toolchain=rootfs), C(/usr/local/lib/claude-sandbox/rootfs) where left out.
+    type: path
   agent:
     description:
       - The program that runs. V(claude) is Claude Code, V(shell) a shell; anything else is a program and its arguments.
@@ -129,7 +137,8 @@ options:
         description: The variables for language and time zone.
         type: bool
   mounts:
-    description: More paths of the host.
+    description:
+      - More paths of the host. To a running V(container) one can be added; elsewhere a change needs a restart.
     type: list
     elements: dict
     suboptions:
@@ -150,9 +159,41 @@ options:
     type: str
     default: 1920x1080
   glx:
-    description: Whether the display has OpenGL, at four times the memory.
+    description: Whether the display has OpenGL, at four times the memory. Not for a V(vm), whose display is its own.
     type: bool
     default: false
+  container:
+    description: What is only for O(backend=container).
+    type: dict
+    suboptions:
+      user_namespace:
+        description:
+          - Whether its root has another uid than the host's root.
+          - V(false) gives the grants C(audio), C(dbus), C(gpu), C(keyring) and C(ssh_agent) back, which work for the
+            account's own uid alone. Only root can choose it, and not for a sandbox of root's.
+        type: bool
+        default: true
+  vm:
+    description: What is only for O(backend=vm).
+    type: dict
+    suboptions:
+      accel:
+        description: What executes its instructions. V(auto) is KVM where a guest really runs with it, else TCG.
+        type: str
+        choices: [auto, kvm, tcg]
+        default: auto
+      memory:
+        description: Its memory in MiB, at least 256.
+        type: int
+        default: 2048
+      cpus:
+        description: How many processors it has.
+        type: int
+        default: 2
+      guest:
+        description: The directory with its C(kernel) and C(initrd), as C(make guest) or the role makes it.
+        type: path
+        default: /usr/local/lib/claude-sandbox/guest
 """
 
     CHANGE = r"""

@@ -19,7 +19,7 @@ from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_san
     Request,
     Sandboxes,
 )
-from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.spec import Spec
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.spec import Option, Spec
 
 STATE_DIR: dict[str, Any] = {"state_dir": {"type": "path"}}
 ON_CHANGE: dict[str, Any] = {"on_change": {"type": "str", "choices": list(plan.ON_CHANGE), "default": "fail"}}
@@ -46,7 +46,10 @@ def _option(field: dataclasses.Field[Any]) -> dict[str, Any]:
     default = field.default_factory() if callable(field.default_factory) else field.default
     if default not in (None, dataclasses.MISSING, {}, []):
         option["default"] = default
-    if field.name == "grants":
+    if "backend" in field.metadata:
+        option["options"] = {name: _suboption(each) for name, each in field.metadata["options"].items()}
+        del option["default"]
+    elif field.name == "grants":
         option["options"] = {name: {"type": "bool"} for name in field.metadata["options"]}
     elif field.name == "mounts":
         option["elements"] = "dict"
@@ -58,6 +61,13 @@ def _option(field: dataclasses.Field[Any]) -> dict[str, Any]:
     elif option["type"] == "list":
         option["elements"] = "str"
     return option
+
+
+def _suboption(option: Option) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": option.kind, "default": option.default}
+    if option.choices:
+        found["choices"] = list(option.choices)
+    return found
 
 
 def request(params: Mapping[str, Any], on_change: str, purge: bool = False) -> Request:

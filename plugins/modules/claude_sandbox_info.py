@@ -25,6 +25,10 @@ options:
     description: Whether to add what each uses. Reading the tokens takes longer the longer the transcripts are.
     type: bool
     default: false
+  doctor:
+    description: Whether to look, for each backend, what on this host keeps it from working.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -40,6 +44,11 @@ EXAMPLES = r"""
   claude_code.nix_sandbox.claude_sandbox_info:
   register: found
 
+- name: What is missing on this host, and the command that mends it
+  claude_code.nix_sandbox.claude_sandbox_info:
+    doctor: true
+  register: found
+
 - name: What one of them uses
   claude_code.nix_sandbox.claude_sandbox_info:
     name: webshop
@@ -47,6 +56,18 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+backends:
+  description: Each backend by its name.
+  returned: when O(doctor) is true
+  type: dict
+  contains:
+    works:
+      description: Whether nothing is known that keeps it from working.
+      type: bool
+    problems:
+      description: What does, each as RV(ignore:what) and RV(ignore:hint), the way to mend it.
+      type: list
+      elements: dict
 sandboxes:
   description:
     - The sandboxes in the order of their names, each as M(claude_code.nix_sandbox.claude_sandbox) returns it.
@@ -92,11 +113,17 @@ def _shown(engine: Sandboxes, record: Record, usage: bool) -> dict[str, Any]:
     return {**view, "usage": engine.usage(record)} if usage and not record.problem else view
 
 
+def _backends(engine: Sandboxes) -> dict[str, Any]:
+    found = {name: [dict(each.__dict__) for each in problems] for name, problems in engine.problems().items()}
+    return {name: {"works": not problems, "problems": problems} for name, problems in found.items()}
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "list", "elements": "str"},
             "usage": {"type": "bool", "default": False},
+            "doctor": {"type": "bool", "default": False},
             **door.STATE_DIR,
         },
         supports_check_mode=True,
@@ -109,7 +136,8 @@ def main() -> None:
         for record in records:
             if record.problem:
                 module.warn(f"The record of sandbox {record.name!r} cannot be read: {record.problem}.")
-        module.exit_json(sandboxes=shown)
+        more = {"backends": _backends(engine)} if module.params["doctor"] else {}
+        module.exit_json(sandboxes=shown, **more)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ class Changes:
         if action == "destroy":
             self._destroy(record, purge)
             return record
+        if action == "mount" and spec is not None:
+            self._mount(record, spec)
+            return record
         if action == "update":
             record = dataclasses.replace(record, spec=spec)
             self.registry.write_spec(record)
@@ -88,6 +91,13 @@ class Changes:
             raise
         return instance
 
+    def _mount(self, record: Record, spec: Spec) -> None:
+        """Mount what is new in a sandbox that runs."""
+        recorded, owner = record.asked(), self.owner(spec)
+        live = lifecycle.running(record, record.instance, owner)
+        added = [mount for mount in spec.mounts if mount not in recorded.mounts]
+        self._as(owner, spec, lambda: lifecycle.add_mounts(self.host, live, added, self.registry.state_dir))
+
     def _stop(self, record: Record) -> Instance | None:
         ended = self._end(record)
         if ended is not None:
@@ -99,15 +109,17 @@ class Changes:
         spec, instance = record.asked(), record.instance
         owner = self.owner(spec)
         if instance is None:
-            self._sweep(self._runtime_path(record, owner), spec, owner)
+            self._sweep(self._runtime_path(record, owner), record, owner)
             return None
-        ended = Instance.parse(self._as(owner, spec, lambda: lifecycle.stop(spec, instance, owner).to_dict()))
+        live = lifecycle.running(record, instance, owner)
+        ended = Instance.parse(self._as(owner, spec, lambda: lifecycle.stop(self.host, live, instance).to_dict()))
         _remove_empty(instance.folder)
         return ended
 
-    def _sweep(self, folder: str, spec: Spec, owner: Account) -> None:
+    def _sweep(self, folder: str, record: Record, owner: Account) -> None:
         """End what still uses a runtime folder, and remove it: its owner may empty it, and not always remove it."""
-        self._as(owner, spec, lambda: lifecycle.sweep(folder, owner))
+        live = lifecycle.running(record, None, owner)
+        self._as(owner, live.spec, lambda: lifecycle.sweep(self.host, folder, live))
         _remove_empty(folder)
 
     def _sweep_unread(self, record: Record) -> None:
@@ -137,7 +149,7 @@ class Changes:
         """An empty folder of the owner's for sockets and the framebuffer."""
         spec, folder = record.asked(), self._runtime_path(record, owner)
         if os.path.lexists(folder):
-            self._sweep(folder, spec, owner)
+            self._sweep(folder, record, owner)
         parent = os.path.dirname(folder)
         try:
             if parent != record.data:

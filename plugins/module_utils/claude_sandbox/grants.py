@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from . import claude
 from .errors import SandboxError, shown
-from .spec import Spec
+from .spec import Mount, Spec
 
 READ_ONLY, READ_WRITE, DEVICE = "ro", "rw", "dev"
 
@@ -174,7 +174,7 @@ def resolve(spec: Spec, owner: Owner, exists: Exists) -> Granted:
         binds += found
         env |= {key: _filled(value, words) or "" for key, value in grant.env.items()} | passed
     binds += _claude(spec, owner, "claude" in given, exists)
-    binds += [Bind(mount.source, mount.target, mount.mode, checked=True) for mount in spec.mounts]
+    binds += [own_mount(mount) for mount in spec.mounts]
     _check_targets(binds)
     return Granted(tuple(binds), env, tuple(given), skipped)
 
@@ -189,6 +189,11 @@ def _own(spec: Spec, owner: Owner) -> tuple[Bind, ...]:
         Bind(f"{owner.store}/tmp", "/tmp", READ_WRITE),
         Bind(f"{owner.store}/tmp", "/var/tmp", READ_WRITE),
     )
+
+
+def own_mount(mount: Mount) -> Bind:
+    """What the user adds."""
+    return Bind(mount.source, mount.target, mount.mode, checked=True)
 
 
 def stored_folders() -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import grp
@@ -20,11 +21,15 @@ _NIXOS_PATH = "/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin"
 
 # Which package brings a program: on Debian and Ubuntu, and in nixpkgs.
 _PACKAGES = {
-    "bwrap": "bubblewrap",
-    "tmux": "tmux",
-    "Xvfb": "xvfb (nixpkgs: xorg.xorgserver)",
-    "claude": "@anthropic-ai/claude-code from npm (nixpkgs: claude-code)",
+    "bwrap": ("bubblewrap", "bubblewrap"),
+    "qemu-system-aarch64": ("qemu-system-arm", "qemu_kvm"),
+    "qemu-system-x86_64": ("qemu-system-x86", "qemu_kvm"),
+    "sudo": ("sudo", "sudo"),
+    "systemd-nspawn": ("systemd-container", "systemd"),
+    "tmux": ("tmux", "tmux"),
+    "Xvfb": ("xvfb", "xorg.xorgserver"),
 }
+_CLAUDE_CODE = "Install the package @anthropic-ai/claude-code from npm, or let the role sandbox do it."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +98,21 @@ class Host:
 
 def missing_program(program: str) -> SandboxError:
     """The error for a program that is not on this host."""
-    package = _PACKAGES.get(program, program)
-    return SandboxError(f"{program} is not installed on this host.", f"Install the package {package}.")
+    problem = missing(program)
+    return SandboxError(problem.what, problem.hint)
+
+
+def missing(program: str) -> Problem:
+    """That a program is not on this host, and the command that mends it where that is known."""
+    what = f"{program} is not installed on this host."
+    if program == "claude":
+        return Problem(what, _CLAUDE_CODE)
+    debian, nixpkgs = _PACKAGES.get(program, (program, program))
+    if os.path.exists("/etc/NIXOS"):
+        return Problem(what, f"Add pkgs.{nixpkgs} to environment.systemPackages.")
+    if os.path.exists("/usr/bin/apt-get"):
+        return Problem(what, f"Install the package {debian}; as root: apt-get install {debian}")
+    return Problem(what, f"Install the package {debian}.")
 
 
 def account(who: str | int) -> Account:
@@ -116,6 +134,16 @@ def group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
+
+
+def mapped_ranges() -> list[tuple[int, int]]:
+    """The ranges of ids that accounts may map into user namespaces, as (first, how many): see subuid(5)."""
+    found = []
+    for path in ("/etc/subuid", "/etc/subgid"):
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            words = [line.strip().split(":") for line in file]
+            found += [(int(each[1]), int(each[2])) for each in words if len(each) == 3 and "".join(each[1:]).isdigit()]
+    return found
 
 
 def user_namespaces() -> Problem | None:

@@ -8,22 +8,21 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import signal
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
-from . import agent, claude, display, files, grants, procs, session, toolchain
-from .backends.base import Command, Job
+from . import agent, claude, display, files, grants, privileged, procs, session, toolchain
+from .backends.base import Backend, Command, Job, Running
 from .errors import SandboxError, shown
 from .grants import READ_WRITE, Bind
-from .host import Account, Host, boot_id, group_name, user_namespaces
+from .host import Account, Host, Problem, account, boot_id, group_name, missing, user_namespaces
 from .instance import Instance, socket
 from .procs import Process
 from .registry import Record, remove_tree
-from .spec import Spec
+from .spec import Mount, Spec
+from .toolchain import Toolchain
 
 _AGENT_GRACE = 0.5  # seconds between asking the agent to end and ending it
 _SERVER_GRACE = 1.0
@@ -54,11 +53,31 @@ class Start:
     state_dir: str = ""
 
 
-def backend(spec: Spec) -> ModuleType:
-    """The chosen backend (see backends.base.Backend); only that one is imported."""
-    from .backends import bubblewrap
+def backend(spec: Spec) -> Backend:
+    """The chosen backend; only that one is imported."""
+    chosen: Any  # a module is its own protocol
+    # Ansible packs what is imported by a statement, and nothing else.
+    if spec.backend == "container":
+        from .backends import container
 
-    return bubblewrap
+        chosen = container
+    elif spec.backend == "vm":
+        from .backends import vm
+
+        chosen = vm
+    else:
+        from .backends import bubblewrap
+
+        chosen = bubblewrap
+    found: Backend = chosen
+    return found
+
+
+def running(record: Record, instance: Instance | None, owner: Account | None = None) -> Running:
+    """A sandbox as its backend knows it."""
+    spec = record.asked()
+    whose = owner or account(spec.user or os.geteuid())
+    return Running(record.name, record.id, record.folder, spec, whose, instance)
 
 
 def as_owner(
@@ -70,24 +89,46 @@ def as_owner(
     """
     # Everything is imported before: that account may not be able to read what we were started from.
     if spec is not None:
-        backend(spec)
+        handlers = backend(spec).handlers(owner, trusted=True) if host.uid == 0 else {}
+        if handlers:
+            return privileged.serving(owner, handlers, function)
     if owner.uid != host.uid:
         return procs.fork(owner, function).result()
     return procs.fork(None, function).result() if always_fork else function()
 
 
+def problems(host: Host, spec: Spec, owner: Account) -> list[Problem]:
+    """What on this host keeps such sandboxes of the account from working, whatever their projects; what mends it."""
+    found = list(backend(spec).problems(host, spec))
+    programs = ["tmux"]
+    if spec.granted("display") and not backend(spec).OWN_SCREEN:
+        programs.append("Xvfb")
+    found += [missing(program) for program in programs if host.find(program) is None]
+    try:
+        toolchain.agent_argv(spec, toolchain.find(spec), owner)
+    except SandboxError as error:
+        found.append(Problem(error.what, error.hint))
+    return found
+
+
 def preflight(host: Host, spec: Spec, owner: Account, state_dir: str) -> None:
     """Look whether the sandbox could start, and change nothing. Raises SandboxError with the first thing in the way."""
-    for problem in backend(spec).problems(host, spec):
+    for problem in problems(host, spec, owner):
         raise SandboxError(problem.what, problem.hint)
-    host.need("tmux")
-    if spec.granted("display"):
-        host.need("Xvfb")
     check_project(spec.project_dir, owner, state_dir)
     for mount in spec.mounts:
         _check_source("mounts:", mount.source, state_dir)
         _check_target(mount.target, owner)
-    toolchain.agent_argv(spec, toolchain.find(spec), owner)
+
+
+def add_mounts(host: Host, live: Running, added: Sequence[Mount], state_dir: str) -> None:
+    """Mount more in a sandbox that runs, whose backend can."""
+    from .backends import container
+
+    for mount in added:
+        _check_source("mounts:", mount.source, state_dir)
+        _check_target(mount.target, live.owner)
+        container.add_mount(host, live, grants.own_mount(mount))
 
 
 def check_project(path: str, owner: Account, state_dir: str) -> None:
@@ -137,41 +178,24 @@ def start(host: Host, task: Start) -> Instance:
     spec, owner, folder = task.record.asked(), task.owner, task.folder
     if task.state_dir:
         preflight(host, spec, owner, task.state_dir)
-    shared = spec.granted("claude")
     with contextlib.ExitStack() as undo:
-        undo.callback(sweep, folder, owner)
-        _prepare(task, shared)
+        undo.callback(sweep, host, folder, running(task.record, None, owner))
+        _prepare(task, spec.granted("claude"))
         # The X server and tmux come up side by side; what the sandbox gets is worked out meanwhile.
         starting = _display(host, task, undo)
-        tools = toolchain.find(spec)
-        program, agent_binds = toolchain.agent_argv(spec, tools, owner)
-        argv = [*program, *agent.arguments(spec, _resumes(task, shared))]
-        files_inside = agent.files_inside(spec, owner, group_name(owner.gid), shared, task.secrets)
+        begun = begin(host, task)
         ways = backend(spec)
-        command: Command = ways.command(host, argv, len(files_inside))
+        command: Command = ways.command(host, spec, begun.argv, len(begun.files))
         with session.Pipes(folder, command) as pipes:
             opening = session.Opening(host, folder, task.record.log, task.record.name, command)
             screen = starting.ready() if starting else None
-            place = _place(host, task, screen)
-            granted = _without_missing(grants.resolve(spec, place, _readable))
-            binds = (*tools.binds, *agent_binds, *granted.binds)
-            _clear_ways(task, binds)
-            env = agent.environment(spec, task.record.name, owner, place, tools, granted)
-            job = Job(
-                name=task.record.name,
-                spec=spec,
-                owner=owner,
-                toolchain=tools,
-                binds=binds,
-                env=env | dict(task.secrets),
-                files=files_inside,
-                folder=session.launch_folder(folder),
-                masks=toolchain.masks(tools) if owner.uid == 0 else (),
-            )
+            job, granted = assemble(host, task, begun, screen.number if screen else None)
+            _clear_ways(task, job.binds)
             live = opening.up()
             try:
-                pipes.feed(ways.contents(job), live.pane)
-                init: Process = ways.settle(job, live.pane, pipes.release)
+                if command.inputs:
+                    pipes.feed(ways.contents(job), live.pane)
+                init: Process = ways.settle(host, job, live.pane, pipes.release)
             except SandboxError as error:
                 raise _with_last_words(host, folder, error) from None
         undo.pop_all()
@@ -184,10 +208,56 @@ def start(host: Host, task: Start) -> Instance:
         init=init,
         xvfb=screen.server if screen else None,
         display=screen.number if screen else None,
-        env=env,
+        env={name: value for name, value in job.env.items() if name not in task.secrets},
         given=granted.given,
         skipped=granted.skipped,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """What of a job is known before its display is up."""
+
+    toolchain: Toolchain
+    argv: tuple[str, ...]
+    binds: tuple[Bind, ...]
+    files: Mapping[str, bytes]
+
+
+def begin(host: Host, task: Start) -> Begun:
+    """Find the programs, and write the small files."""
+    spec, owner = task.record.asked(), task.owner
+    shared = spec.granted("claude")
+    tools = toolchain.find(spec)
+    program, binds = toolchain.agent_argv(spec, tools, owner)
+    argv = (*program, *agent.arguments(spec, _resumes(task, shared)))
+    files_inside = agent.files_inside(spec, owner, group_name(owner.gid), shared, task.secrets)
+    return Begun(tools, argv, (*tools.binds, *binds), files_inside)
+
+
+def assemble(host: Host, task: Start, begun: Begun, screen: int | None) -> tuple[Job, grants.Granted]:
+    """All that the backend needs to know. screen: the number of the sandbox's X display, where it has one."""
+    spec, owner, record = task.record.asked(), task.owner, task.record
+    place = _place(host, task, screen)
+    granted = _without_missing(grants.resolve(spec, place, _readable))
+    env = agent.environment(spec, record.name, owner, place, begun.toolchain, granted)
+    job = Job(
+        name=record.name,
+        id=record.id,
+        record=record.folder,
+        spec=spec,
+        owner=owner,
+        argv=begun.argv,
+        toolchain=begun.toolchain,
+        binds=(*begun.binds, *granted.binds),
+        env=env | dict(task.secrets),
+        files=begun.files,
+        folder=session.launch_folder(task.folder),
+        masks=toolchain.masks(begun.toolchain) if owner.uid == 0 and spec.backend == "bubblewrap" else (),
+        display=screen,
+        resumes=task.resumes,
+    )
+    return job, granted
 
 
 def _resumes(task: Start, shared: bool) -> bool:
@@ -299,14 +369,14 @@ def _clear_ways(task: Start, binds: Sequence[Bind]) -> None:
 
 def _display(host: Host, task: Start, undo: contextlib.ExitStack) -> display.Starting | None:
     spec = task.record.asked()
-    if not spec.granted("display"):
+    if not spec.granted("display") or backend(spec).OWN_SCREEN:
         return None
     starting = display.Starting(host, task.folder, spec.screen_size(), spec.glx)
     undo.callback(starting.stop)
     return starting
 
 
-def _place(host: Host, task: Start, screen: display.Display | None) -> grants.Owner:
+def _place(host: Host, task: Start, screen: int | None) -> grants.Owner:
     owner = task.owner
     # The engine's variables are the owner's only where the owner runs it.
     environ = host.environ if host.uid == owner.uid else {}
@@ -317,7 +387,7 @@ def _place(host: Host, task: Start, screen: display.Display | None) -> grants.Ow
         environ=environ,
         data=task.record.data,
         store=task.store,
-        display=screen.number if screen else None,
+        display=screen,
         x_cookie=display.cookie_file(task.folder),
     )
 
@@ -335,39 +405,32 @@ def _with_last_words(host: Host, folder: str, error: SandboxError) -> SandboxErr
     return SandboxError(f"{error.what.rstrip('.')}: {words[:400]}" if words else error.what, hint)
 
 
-def stop(spec: Spec, instance: Instance, owner: Account) -> Instance:
+def stop(host: Host, live: Running, instance: Instance) -> Instance:
     """End the program, then all that was started for it; wait until it is gone."""
-    by_itself = None if instance.running() else exit_code(spec, instance)
+    by_itself = None if instance.running() else exit_code(live.spec, instance)
     if instance.boot_id == boot_id():
-        if instance.init.alive():
-            _end_program(instance)
+        backend(live.spec).end(host, live, _AGENT_GRACE)
         for server in (instance.server, instance.xvfb):
             if server is not None:
                 server.end(_SERVER_GRACE)
         if instance.display is not None:
             display.forget(instance.display)
-    sweep(instance.folder, owner)
+    sweep_folder(instance.folder, live.owner)
     return dataclasses.replace(instance, stopped_at=time.time(), exit_code=by_itself)
-
-
-def _end_program(instance: Instance) -> None:
-    for process in procs.children(instance.init.pid):
-        # A shell at its prompt ignores TERM, and takes the loss of its terminal for its end.
-        process.signal(signal.SIGTERM)
-        process.signal(signal.SIGHUP)
-    if not instance.pane.wait(_AGENT_GRACE):
-        # The first process of a pid namespace takes all others with it.
-        instance.init.signal(signal.SIGKILL)
-        instance.pane.wait(_SERVER_GRACE)
 
 
 def exit_code(spec: Spec, instance: Instance) -> int | None:
     """What the program ended with, where it ended by itself."""
-    code: int | None = backend(spec).exit_code(session.launch_folder(instance.folder))
-    return code
+    return backend(spec).exit_code(session.launch_folder(instance.folder))
 
 
-def sweep(folder: str, owner: Account) -> None:
+def sweep(host: Host, folder: str, live: Running) -> None:
+    """End whatever still runs for a sandbox of which nothing is recorded as started, and delete its runtime folder."""
+    backend(live.spec).end(host, live, 0)
+    sweep_folder(folder, live.owner)
+
+
+def sweep_folder(folder: str, owner: Account) -> None:
     """End whatever still uses a runtime folder, and delete it: also after a crash, when nothing is recorded."""
     for process in procs.with_arguments([("-S", socket(folder)), ("-auth", display.cookie_file(folder))], owner.uid):
         process.end(_SERVER_GRACE)
@@ -380,6 +443,6 @@ def sweep_logging_to(log: str, owner: Account) -> list[str]:
     for process in procs.with_variable("LOG", log, owner.uid):
         path = procs.argument_after(process.pid, "-S")
         if path is not None and path == socket(os.path.dirname(path)):
-            sweep(os.path.dirname(path), owner)
+            sweep_folder(os.path.dirname(path), owner)
             found.append(os.path.dirname(path))
     return found

@@ -16,7 +16,7 @@ ON_CHANGE = ("fail", "restart", "ignore")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Actions in the order in which they are carried out: update, create, stop, start, destroy.
+    """Actions in the order in which they are carried out: update, mount, create, stop, start, destroy.
 
     differences: what is asked for otherwise than recorded, whether or not an action follows.
     """
@@ -49,11 +49,17 @@ def make(
             raise SandboxError(f"There is no sandbox {shown(name)}.", "Give project_dir to make it.")
         return Plan(("create", "start"))
     found = tuple(differences(recorded, desired)) if desired is not None else ()
-    return Plan(_to_running(name, state, status, found, on_change, secrets_differ), found)
+    return Plan(_to_running(name, state, status, found, on_change, secrets_differ, recorded.backend), found)
 
 
 def _to_running(
-    name: str, state: str, status: str, found: tuple[Difference, ...], on_change: str, secrets_differ: bool
+    name: str,
+    state: str,
+    status: str,
+    found: tuple[Difference, ...],
+    on_change: str,
+    secrets_differ: bool,
+    backend: str,
 ) -> tuple[str, ...]:
     applied = () if on_change == "ignore" else found
     if any(difference.apply == RECREATE for difference in applied):
@@ -63,12 +69,21 @@ def _to_running(
     update = ("update",) if applied or secrets_differ else ()
     if status != RUNNING:
         return (*update, "start")
-    waiting = [difference for difference in applied if difference.apply != NEXT_START]
+    live = [difference for difference in applied if _is_live(difference, backend)]
+    waiting = [difference for difference in applied if difference.apply != NEXT_START and difference not in live]
     if state == "started" and waiting and on_change == "fail":
         raise _refused(name, waiting, "needs a restart, which ends what the agent is doing")
     if state == "restarted" or waiting:
         return (*update, "stop", "start")
-    return update
+    # What cannot be done is not recorded.
+    return ("mount", *update) if live else update
+
+
+def _is_live(difference: Difference, backend: str) -> bool:
+    """Whether a change reaches a sandbox that runs: a mount more in a container."""
+    if backend != "container" or difference.field != "mounts":
+        return False
+    return all(mount in difference.after for mount in difference.before)
 
 
 def _refused(name: str, found: list[Difference], why: str) -> SandboxError:

@@ -131,6 +131,11 @@ def with_arguments(pairs: Iterable[tuple[str, str]], uid: int) -> list[Process]:
     return _holding(uid, "cmdline", lambda words: any(pair in words for pair in wanted))
 
 
+def with_word(word: str, uid: int) -> list[Process]:
+    """The processes of an account that have this word in their argv."""
+    return _holding(uid, "cmdline", lambda words: f"\0{word}\0".encode() in words)
+
+
 def with_variable(name: str, value: str, uid: int) -> list[Process]:
     """The processes of an account that were started with this variable in their environment."""
     wanted = f"\0{name}={value}\0".encode()
@@ -167,6 +172,24 @@ class Usage:
     cpu_seconds: float
     memory_bytes: int
     processes: int
+
+
+def tree_usage(pid: int) -> Usage:
+    """What a process and all that descend from it use, as namespace_usage says it; the account need not own them."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    ticks = pages = count = 0
+    waiting = [pid]
+    while waiting:
+        each = waiting.pop()
+        with contextlib.suppress(OSError):
+            fields = _stat(each)
+            ticks += sum(int(field) for field in fields[11:15])
+            pages += int(fields[21])
+            count += 1
+            for thread in os.listdir(f"/proc/{each}/task"):
+                with open(f"/proc/{each}/task/{thread}/children", encoding="ascii") as file:
+                    waiting += [int(word) for word in file.read().split()]
+    return Usage(ticks / _TICKS, pages * page, count)
 
 
 def namespace_usage(init_pid: int) -> Usage:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import keys, plan, procs
 from .errors import SandboxError, shown
-from .host import Account, Host, account
+from .host import Account, Host, Problem, account
 from .keys import Keys
 from .registry import Record, Registry
-from .spec import Spec, check_name, parse
+from .spec import BACKENDS, Spec, check_name, parse
 
 if TYPE_CHECKING:
-    from .inside import Completed, Wait
+    from .commands import Completed
+    from .inside import Wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +174,7 @@ class Sandboxes:
         if todo and not check:
             # Loaded once here, and not in every worker.
             from . import changes, lifecycle, view  # noqa: F401
-            from .backends import bubblewrap  # noqa: F401
+            from .backends import bubblewrap, container, vm  # noqa: F401
 
             jobs = [functools.partial(self._ensured, wanted[name]) for name in todo]
             results |= zip(todo, map(_outcome, procs.in_parallel(workers or os.cpu_count() or 1, jobs)), strict=True)
@@ -264,6 +265,28 @@ class Sandboxes:
 
         record = self.registry.resolve(ref)
         return working.converse(self.host, record, self._owner_of(record), text, keys, wait)
+
+    def frame(self, ref: str) -> bytes:
+        """What the screen of a running sandbox shows now, as PNG. Raises SandboxError where it has none."""
+        from . import working
+
+        record = self.registry.resolve(ref)
+        return working.frame(self.host, record, self._owner_of(record))
+
+    def problems(self, user: str | None = None) -> dict[str, list[Problem]]:
+        """For each backend, what on this host keeps the account's sandboxes from working, and what mends it."""
+        from . import lifecycle
+
+        owner = account(user) if user is not None else self.host.account
+        found = {}
+        for name in BACKENDS:
+            spec = Spec(project_dir=owner.home, backend=name, user=owner.name)
+
+            def look(spec: Spec = spec) -> list[tuple[str, str]]:
+                return [(each.what, each.hint) for each in lifecycle.problems(self.host, spec, owner)]
+
+            found[name] = [Problem(*words) for words in lifecycle.as_owner(self.host, owner, spec, look)]
+        return found
 
     def usage(self, record: Record) -> dict[str, Any]:
         """What a sandbox uses: its processes now, and its agent's tokens since it was made."""

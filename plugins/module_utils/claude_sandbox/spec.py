@@ -55,6 +55,31 @@ class Mount:
     mode: str = "ro"
 
 
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One entry of a field that is a mapping with a fixed set of keys. limits: of a number, both included."""
+
+    kind: str
+    default: Any
+    choices: tuple[str, ...] = ()
+    limits: tuple[int, int] = (0, 0)
+
+
+BACKENDS = ("bubblewrap", "container", "vm")
+CONTAINER_OPTIONS: Mapping[str, Option] = {"user_namespace": Option("bool", True)}
+VM_OPTIONS: Mapping[str, Option] = {
+    "accel": Option("str", "auto", choices=("auto", "kvm", "tcg")),
+    "memory": Option("int", 2048, limits=(256, 1 << 20)),  # MiB
+    "cpus": Option("int", 2, limits=(1, 255)),
+    "guest": Option("path", "/usr/local/lib/claude-sandbox/guest"),
+}
+ROOTFS = "/usr/local/lib/claude-sandbox/rootfs"
+
+
+def _defaults(options: Mapping[str, Option]) -> dict[str, Any]:
+    return {name: option.default for name, option in options.items()}
+
+
 def _field(kind: str, apply: str, default: Any = dataclasses.MISSING, **more: Any) -> Any:
     metadata = {"kind": kind, "apply": apply, **more}
     # pylint takes a call of field() outside a class for a mistake; this is the class' own shorthand for it.
@@ -68,10 +93,11 @@ class Spec:
     """A sandbox as asked for. Each field's metadata says its kind, its choices and how a change is applied."""
 
     project_dir: str = _field("path", RECREATE)
-    backend: str = _field("str", RECREATE, "bubblewrap", choices=("bubblewrap",))
+    backend: str = _field("str", RECREATE, "bubblewrap", choices=BACKENDS)
     user: str | None = _field("str", RECREATE, None)
     network: bool = _field("bool", RESTART, True)
-    toolchain: str = _field("str", RESTART, "auto", choices=("auto", "host", "nix"))
+    toolchain: str = _field("str", RESTART, "auto", choices=("auto", "host", "nix", "rootfs"))
+    rootfs: str | None = _field("path", RESTART, None)
     agent: list[str] = _field("list", RESTART, ["claude"])
     agent_args: list[str] = _field("list", RESTART, [])
     resume: bool = _field("bool", NEXT_START, False)
@@ -80,6 +106,10 @@ class Spec:
     mounts: list[Mount] = _field("list", RESTART, [], options=("source", "target", "mode"))
     geometry: str = _field("str", RESTART, "1920x1080")
     glx: bool = _field("bool", RESTART, False)
+    container: dict[str, Any] = _field(
+        "dict", RESTART, _defaults(CONTAINER_OPTIONS), options=CONTAINER_OPTIONS, backend="container"
+    )
+    vm: dict[str, Any] = _field("dict", RESTART, _defaults(VM_OPTIONS), options=VM_OPTIONS, backend="vm")
 
     def granted(self, name: str) -> bool:
         """Whether this grant is given: as asked, else by default."""
@@ -158,8 +188,21 @@ def parse(params: Mapping[str, Any]) -> Spec:
             f"agent and agent_args are together longer than {_COMMAND_MAX} bytes.",
             "Put a long prompt in a file of the project, and have the agent read that.",
         )
+    _check_effect(spec)
     _check_targets(spec)
     return spec
+
+
+def _check_effect(spec: Spec) -> None:
+    """What is asked for and would have no effect is an error."""
+    for field in dataclasses.fields(Spec):
+        only = field.metadata.get("backend")
+        if only not in (None, spec.backend) and getattr(spec, field.name) != _defaults(field.metadata["options"]):
+            raise SandboxError(
+                f"{field.name} is for the backend {only}, and has no effect with {spec.backend}.", "Leave it out."
+            )
+    if spec.rootfs is not None and spec.toolchain not in ("auto", "rootfs"):
+        raise SandboxError(f"rootfs has no effect with toolchain: {spec.toolchain}.", "Leave one of the two out.")
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
@@ -174,6 +217,8 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
         return _grants(value)
     if name == "env":
         return environment(name, value)
+    if "backend" in field.metadata:
+        return _options(name, field.metadata["options"], value)
     if kind == "list":
         return [_text(name, item, _ARG_MAX) for item in _list(name, value)]
     if kind == "path":
@@ -252,6 +297,35 @@ def _grants(value: Any) -> dict[str, bool]:
         if not isinstance(asked, bool):
             raise SandboxError(f"grants.{key} must be true or false, not {shown(asked)}.")
     return given
+
+
+def _options(name: str, options: Mapping[str, Option], value: Any) -> dict[str, Any]:
+    """A mapping with exactly these keys: the defaults where nothing is given."""
+    if not isinstance(value, Mapping):
+        raise SandboxError(f"{name} must be a mapping, not {shown(value)}.")
+    for key in value:
+        if key not in options:
+            raise SandboxError(f"{name} has no option {shown(key)}.", f"The options are: {', '.join(options)}.")
+    result = _defaults(options)
+    for key, given in value.items():
+        if given is not None:
+            result[key] = _option(f"{name}.{key}", options[key], given)
+    return result
+
+
+def _option(name: str, option: Option, value: Any) -> Any:
+    if option.kind == "path":
+        return check_path(name, value)
+    if option.kind == "bool":
+        if not isinstance(value, bool):
+            raise SandboxError(f"{name} must be true or false, not {shown(value)}.")
+    elif option.kind == "int":
+        low, high = option.limits
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise SandboxError(f"{name} is {shown(value)}; it must be a number from {low} to {high}.")
+    elif value not in option.choices:
+        raise SandboxError(f"{name} is {shown(value)}, which is none of: {', '.join(option.choices)}.")
+    return value
 
 
 def _mount(value: Any) -> Mount:

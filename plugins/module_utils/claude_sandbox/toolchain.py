@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, claude_code.nix_sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where the programs inside come from: the host's own /usr, or a Nix profile."""
+"""Where the programs inside come from: the host's own /usr, another tree of that kind, or a Nix profile."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import shutil
 import stat
 from collections.abc import Iterator
 
-from .errors import SandboxError
+from .errors import SandboxError, shown
 from .grants import Bind
 from .host import Account, missing_program
-from .spec import Spec
+from .spec import ROOTFS, Spec
 
 NIX_PROFILE = "/nix/var/nix/profiles/claude-sandbox"
 _NIX_STORE = "/nix/store"
 _PROGRAMS = "/opt/claude-sandbox/bin"
+_MOST_LINKS = 400  # and parts of a path
+# What is the host's own, whatever tree the programs are from.
+_OF_HOST = ("hosts", "localtime", "resolv.conf", "timezone")
 _USR_PATH = ("/usr/local/bin", "/usr/bin")
 # Of /etc only what programs need to run: nothing that names accounts, keys or services of the host.
 _ETC = (
@@ -44,13 +47,17 @@ _ETC_BEGINNINGS = ("java-",)  # where Debian's OpenJDK packages keep what they c
 
 @dataclasses.dataclass(frozen=True)
 class Toolchain:
-    """The programs inside: read-only mounts, links, PATH, and the shell."""
+    """The programs inside: read-only mounts, links, PATH, and the shell.
+
+    root: what paths inside begin with on the host, where that is another tree than the host's own.
+    """
 
     kind: str
     binds: tuple[Bind, ...]
     links: tuple[tuple[str, str], ...]  # (path, what it points to)
     path: str
     shell: str
+    root: str = ""
 
 
 def find(spec: Spec) -> Toolchain:
@@ -65,6 +72,10 @@ def find(spec: Spec) -> Toolchain:
                 f"This host has no Nix profile {NIX_PROFILE}.", "Install one there, or use toolchain: host."
             )
         return _nix()
+    # A machine of its own is the better for programs of its own.
+    has_tree = spec.rootfs is not None or (spec.backend == "vm" and os.path.isdir(f"{ROOTFS}/usr"))
+    if spec.toolchain == "rootfs" or (spec.toolchain == "auto" and has_tree):
+        return _rootfs(spec.rootfs or ROOTFS)
     return _host()
 
 
@@ -93,40 +104,80 @@ def masks(toolchain: Toolchain) -> tuple[tuple[str, bool], ...]:
 def _host() -> Toolchain:
     if not os.path.exists("/usr/bin/bash"):
         raise SandboxError("This host has no /usr/bin/bash, so its /usr is no toolchain.", "Use toolchain: nix.")
-    binds = [Bind("/usr", "/usr"), *_etc()]
+    tools = _tree("host", "")
     if os.path.isdir(_NIX_STORE):
         # On a host with Nix, settings and programs of the account's are links into it.
-        binds.append(Bind(_NIX_STORE, _NIX_STORE))
+        return dataclasses.replace(tools, binds=(*tools.binds, Bind(_NIX_STORE, _NIX_STORE)))
+    return tools
+
+
+def _rootfs(root: str) -> Toolchain:
+    if not os.path.exists(_within(root, "/usr/bin/bash")):
+        raise SandboxError(
+            f"There is no tree of programs at {shown(root)}: it has no /usr/bin/bash.",
+            "Make one (make rootfs, or the role sandbox), or give another rootfs.",
+        )
+    return _tree("rootfs", root)
+
+
+def _tree(kind: str, root: str) -> Toolchain:
+    binds = [Bind(f"{root}/usr", "/usr"), *_etc(root)]
     links = []
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
-        if os.path.islink(f"/{name}"):
-            links.append((f"/{name}", os.readlink(f"/{name}")))
-        elif os.path.isdir(f"/{name}"):
-            binds.append(Bind(f"/{name}", f"/{name}"))
-    return Toolchain("host", tuple(binds), tuple(links), ":".join((_PROGRAMS, *_USR_PATH)), "/usr/bin/bash")
+        if os.path.islink(f"{root}/{name}"):
+            links.append((f"/{name}", os.readlink(f"{root}/{name}")))
+        elif os.path.isdir(f"{root}/{name}"):
+            binds.append(Bind(f"{root}/{name}", f"/{name}"))
+    path = ":".join((_PROGRAMS, *_USR_PATH))
+    return Toolchain(kind, tuple(binds), tuple(links), path, "/usr/bin/bash", root)
+
+
+def _within(root: str, path: str) -> str:
+    """Where a path of a tree leads on the host, with every link taken as it is meant there: from the tree's root."""
+    if not root:
+        return os.path.realpath(path)
+    left, found = path.strip("/").split("/"), ""
+    for _step in range(_MOST_LINKS):
+        if not left:
+            return f"{root}{found}"
+        part = left.pop(0)
+        if part in ("", "."):
+            continue
+        if part == "..":
+            found = os.path.dirname(found.rstrip("/")).rstrip("/")
+            continue
+        try:
+            points_to = os.readlink(f"{root}{found}/{part}")
+        except OSError:
+            found = f"{found}/{part}"
+            continue
+        found = "" if points_to.startswith("/") else found
+        left = [*points_to.strip("/").split("/"), *left]
+    raise SandboxError(f"{shown(f'{root}{path}')} has too many links on its way.", "Mend the tree.")
 
 
 def _nix() -> Toolchain:
     programs = os.path.realpath(f"{NIX_PROFILE}/bin")
     links = (("/bin/sh", f"{programs}/bash"), ("/usr/bin/env", f"{programs}/env"))
     path = f"{_PROGRAMS}:{programs}"
-    return Toolchain("nix", (Bind(_NIX_STORE, _NIX_STORE), *_etc()), links, path, f"{programs}/bash")
+    return Toolchain("nix", (Bind(_NIX_STORE, _NIX_STORE), *_etc("")), links, path, f"{programs}/bash")
 
 
-def _etc() -> Iterator[Bind]:
-    more = [entry for entry in os.listdir("/etc") if entry.startswith(_ETC_BEGINNINGS)]
+def _etc(root: str) -> Iterator[Bind]:
+    more = [entry for entry in os.listdir(f"{root}/etc") if entry.startswith(_ETC_BEGINNINGS)]
     for name in (*_ETC, *more):
         # The file behind a link: /etc/resolv.conf often points into /run, which is not inside.
-        source = os.path.realpath(f"/etc/{name}")
+        source = _within("" if name in _OF_HOST else root, f"/etc/{name}")
         if os.path.exists(source) and _readable_by_all(os.stat(source).st_mode):
             yield Bind(source, f"/etc/{name}")
 
 
 def _claude(toolchain: Toolchain, owner: Account) -> tuple[str, tuple[Bind, ...]]:
     """Claude Code's program: the toolchain's, or the account's own, which is then mounted as one file."""
-    found = shutil.which("claude", path=toolchain.path)
-    if found:
-        return found, ()
+    for folder in toolchain.path.split(":"):
+        program = _within(toolchain.root, f"{folder}/claude")
+        if os.path.isfile(program) and os.access(program, os.X_OK):
+            return f"{folder}/claude", ()
     own = ":".join((f"{owner.home}/.local/bin", f"{owner.home}/.claude/local"))
     found = shutil.which("claude", path=own)
     if not found:

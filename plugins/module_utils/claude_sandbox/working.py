@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import inside, keys, lifecycle, procs
+from . import display, inside, keys, lifecycle, procs, screen, toolchain
 from . import usage as usages
+from .commands import Completed, Invocation
+from .errors import SandboxError, shown
 from .host import Account, Host
 from .registry import Record
 from .spec import environment
@@ -24,22 +27,40 @@ def execute(
     env: Mapping[str, str],
     stdin: bytes,
     timeout: float | None,
-) -> inside.Completed:
+) -> Completed:
     """Run a command inside, with the agent's environment and `env` beside it. timeout: seconds."""
     instance, spec = inside.live_instance(record), record.asked()
     whole = {**instance.env, **keys.variables(record), **environment("env", env)}
-    folder = cwd or spec.project_dir
+    running, ways = lifecycle.running(record, instance, owner), lifecycle.backend(spec)
 
     def work() -> dict[str, Any]:
-        return inside.execute(record, argv, whole, folder, stdin, timeout).to_json()
+        shell = toolchain.find(spec).shell
+        invocation = Invocation(tuple(argv), whole, cwd or spec.project_dir, shell, stdin, timeout)
+        done: Completed = ways.execute(host, running, invocation)
+        return done.to_json()
 
-    return inside.Completed.from_json(lifecycle.as_owner(host, owner, spec, work, always_fork=True))
+    return Completed.from_json(lifecycle.as_owner(host, owner, spec, work, always_fork=True))
 
 
 def exists(host: Host, record: Record, owner: Account, path: str) -> bool:
     """Whether a path exists inside, as seen from there."""
-    inside.live_instance(record)
-    return bool(lifecycle.as_owner(host, owner, record.asked(), lambda: inside.exists(record, path)))
+    running = lifecycle.running(record, inside.live_instance(record), owner)
+    ways = lifecycle.backend(running.spec)
+    return bool(lifecycle.as_owner(host, owner, running.spec, lambda: ways.exists(host, running, path)))
+
+
+def frame(host: Host, record: Record, owner: Account) -> bytes:
+    """What the screen shows, as PNG."""
+    instance, spec = inside.live_instance(record), record.asked()
+    if not spec.granted("display"):
+        raise SandboxError(f"Sandbox {shown(record.name)} has no display.", "Grant it one: grants: {display: true}.")
+    running, ways = lifecycle.running(record, instance, owner), lifecycle.backend(spec)
+
+    def look() -> str:
+        picture = ways.frame(running) if ways.OWN_SCREEN else screen.png(display.framebuffer(instance.folder))
+        return base64.b64encode(picture).decode()
+
+    return base64.b64decode(lifecycle.as_owner(host, owner, spec, look))
 
 
 def converse(
@@ -56,15 +77,17 @@ def converse(
 def usage(host: Host, record: Record, owner: Account, store: str) -> dict[str, Any]:
     """What a sandbox uses: its processes now, its agent's tokens since it was made, and what the agent does."""
     spec, instance = record.asked(), record.instance
-    running = instance is not None and instance.stopped_at is None and instance.running()
+    live = instance if instance is not None and instance.stopped_at is None and instance.running() else None
     shared = instance is None or "claude" in instance.given
     claude_dir = f"{owner.home}/.claude" if shared else f"{store}/claude"
     tokens = lifecycle.as_owner(
         host, owner, spec, lambda: dataclasses.asdict(usages.measure(claude_dir, spec.project_dir, record.created_at))
     )
-    processes = procs.namespace_usage(instance.init.pid) if running and instance else procs.Usage(0.0, 0, 0)
+    processes = procs.Usage(0.0, 0, 0)
+    if live is not None:
+        processes = lifecycle.backend(spec).usage(lifecycle.running(record, live, owner))
     return {
         "process": dataclasses.asdict(processes),
         "session": tokens,
-        "activity": inside.activity_of(record) if running else None,
+        "activity": inside.activity_of(record) if live else None,
     }

@@ -8,9 +8,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from ..commands import Completed, Invocation
+from ..errors import SandboxError, shown
 from ..grants import Bind
 from ..host import Account, Host, Problem
-from ..procs import Process
+from ..instance import Instance
+from ..privileged import Handler
+from ..procs import Process, Usage
 from ..spec import Spec
 from ..toolchain import Toolchain
 
@@ -19,7 +23,7 @@ from ..toolchain import Toolchain
 class Command:
     """What to run in the session's pane, and its descriptors; what it reads there comes later, as contents.
 
-    inputs: the descriptors that it reads, the first of them before the others.
+    inputs: the descriptors that it reads, the first of them before the others; none where it reads no contents.
     outputs: descriptor → name of a file in the launch folder that it writes.
     gates: descriptor → name of a pipe there that holds it until we write.
     """
@@ -34,43 +38,94 @@ class Command:
 class Job:
     """All that a backend needs to know to isolate one program.
 
-    files: contents put at absolute paths inside, as copies of the sandbox's own.
+    id, record: the sandbox's id, and the folder in which it is recorded.
+    argv: the program with its arguments. files: contents put at absolute paths inside, as copies of the sandbox's own.
     folder: the launch folder on the host, for what passes between us and the backend.
     masks: paths of the toolchain to be hidden, each with whether it is a folder.
+    display: the number of the sandbox's X display, where it has one of the host's. resumes: see lifecycle.Start.
     """
 
     name: str
+    id: str
+    record: str
     spec: Spec
     owner: Account
+    argv: tuple[str, ...]
     toolchain: Toolchain
     binds: tuple[Bind, ...]
     env: Mapping[str, str]
     files: Mapping[str, bytes]
     folder: str
     masks: tuple[tuple[str, bool], ...] = ()
+    display: int | None = None
+    resumes: bool = False
+
+
+def ordered(binds: tuple[Bind, ...]) -> list[Bind]:
+    """Parents before children, so that none hides another."""
+    return sorted(binds, key=lambda bind: bind.target.rstrip("/").count("/"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A sandbox that was started, as far as a backend asks. instance: None where what was started is not known."""
+
+    name: str
+    id: str
+    record: str
+    spec: Spec
+    owner: Account
+    instance: Instance | None
+
+    @property
+    def init(self) -> Process:
+        """Its first process. Raises SandboxError where there is none."""
+        if self.instance is None:
+            raise SandboxError(f"Sandbox {shown(self.name)} is not running.", "Start it first (state: started).")
+        return self.instance.init
 
 
 class Backend(Protocol):
-    """One way of isolating a program."""
+    """One way of isolating a program. Everything runs under the sandbox's account but what `handlers` holds."""
+
+    OWN_SCREEN: bool  # whether it has a screen of its own, so that it needs no X server of the host's
 
     def problems(self, host: Host, spec: Spec) -> list[Problem]:
-        """Why this backend cannot work on this host, each with what mends it."""
+        """Why this backend cannot work on this host, or not as asked, each with what mends it."""
 
-    def command(self, host: Host, argv: Sequence[str], files: int) -> Command:
+    def handlers(self, owner: Account, trusted: bool) -> Mapping[str, Handler]:
+        """What root does for it on request (see privileged.serving); `trusted` where root decided what is asked for."""
+
+    def command(self, host: Host, spec: Spec, argv: Sequence[str], files: int) -> Command:
         """What starts a sandbox with so many files in it, before it is known what the sandbox gets."""
 
     def contents(self, job: Job) -> dict[int, bytes]:
         """What that command reads: secrets may be in it, and never are in its argv."""
 
-    def settle(self, job: Job, pane: Process, release: Callable[[], None]) -> Process:
+    def settle(self, host: Host, job: Job, pane: Process, release: Callable[[], None]) -> Process:
         """Wait until the program runs inside what was meant; the sandbox's first process.
 
         release: opens the gate, to be called when all is as it should be.
         Raises SandboxError where it came to nothing.
         """
 
-    def enter(self, init: Process) -> None:
-        """Turn this process into one inside the running sandbox, as bound by it as the agent is."""
+    def execute(self, host: Host, running: Running, invocation: Invocation) -> Completed:
+        """Run a command beside the agent, as bound as that. Raises SandboxError where the sandbox cannot be entered."""
+
+    def exists(self, host: Host, running: Running, path: str) -> bool:
+        """Whether a path exists inside, as seen from there."""
+
+    def end(self, host: Host, running: Running, grace: float) -> None:
+        """End the program and the sandbox, and wait for it. grace: seconds that the program has to end by itself."""
+
+    def agent_pid(self, running: Running) -> int | None:
+        """The agent's pid as it is inside, or None where it is not known."""
+
+    def usage(self, running: Running) -> Usage:
+        """What its processes use now, without starting any."""
+
+    def frame(self, running: Running) -> bytes:
+        """What its own screen shows, as PNG. Raises SandboxError where it has none of its own."""
 
     def exit_code(self, folder: str) -> int | None:
         """What the program ended with, or None where it is not known; `folder` is the launch folder."""

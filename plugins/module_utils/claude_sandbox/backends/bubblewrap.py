@@ -7,21 +7,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from .. import files, landlock, namespaces, procs, seccomp
+from .. import commands, files, landlock, namespaces, procs, seccomp
+from ..commands import Completed, Invocation
 from ..errors import SandboxError, shown
-from ..grants import Bind
-from ..host import Host, Problem, apparmor_restricts_namespaces, user_namespaces
-from ..procs import Process
+from ..host import Account, Host, Problem, apparmor_restricts_namespaces, missing, user_namespaces
+from ..privileged import Handler
+from ..procs import Process, Usage
 from ..spec import Spec
-from .base import Command, Job
+from .base import Command, Job, Running, ordered
 
+OWN_SCREEN = False
 _ARGS, _STATUS, _GATE, _FILTER, _FIRST_FILE = 3, 4, 5, 6, 7
 _FLAGS = {"ro": "--ro-bind", "rw": "--bind", "dev": "--dev-bind"}
 _STATUS_LIMIT = 65536  # bytes
 _START_SECONDS = 20.0
+_END_SECONDS = 1.0
 _PROC_HIDDEN = ("keys", "key-users")
 _PROC_HIDDEN_FROM_ROOT = (
     "config.gz",
@@ -48,7 +52,7 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
     found = []
     bwrap = host.find("bwrap")
     if bwrap is None:
-        found.append(Problem("bwrap is not installed on this host.", "Install the package bubblewrap."))
+        found.append(missing("bwrap"))
     namespace = user_namespaces()
     if namespace is not None:
         found.append(namespace)
@@ -67,7 +71,12 @@ def _works(bwrap: str) -> bool:
     return subprocess.run(probe, capture_output=True, check=False, timeout=30).returncode == 0
 
 
-def command(host: Host, argv: Sequence[str], files: int) -> Command:
+def handlers(owner: Account, trusted: bool) -> Mapping[str, Handler]:
+    """Nothing of it needs root."""
+    return {}
+
+
+def command(host: Host, spec: Spec, argv: Sequence[str], files: int) -> Command:
     """bwrap; every option goes through --args, so that ps shows none of them."""
     if files > _MOST_FILES:
         raise ValueError(
@@ -129,12 +138,7 @@ def _proc_masks(uid: int) -> Iterator[str]:
             yield from ("--ro-bind", f"/proc/{name}", f"/proc/{name}")
 
 
-def ordered(binds: tuple[Bind, ...]) -> list[Bind]:
-    """Parents before children, so that none hides another."""
-    return sorted(binds, key=lambda bind: bind.target.rstrip("/").count("/"))
-
-
-def settle(job: Job, pane: Process, release: Callable[[], None]) -> Process:
+def settle(host: Host, job: Job, pane: Process, release: Callable[[], None]) -> Process:
     """Let the program go once the mounts are what was meant, and see it run."""
     init = procs.until(lambda: _ready(job, pane), _START_SECONDS)
     if not isinstance(init, Process):
@@ -186,12 +190,59 @@ def _runs(init: Process) -> bool:
     return any(procs.command_name(child.pid) != "bwrap" for child in procs.children(init.pid))
 
 
-def enter(init: Process) -> None:
-    """Join the sandbox's namespaces and give up all that the agent has not."""
+def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
+    """Run a command beside the agent: a process joins the namespaces, and gives up all that the agent has not."""
+    init = running.init
     calls = seccomp.program(os.uname().machine)
-    namespaces.join(init.pid)
-    landlock.confine()
-    namespaces.give_up_privileges(calls)
+
+    def enter() -> None:
+        namespaces.join(init.pid)
+        landlock.confine()
+        namespaces.give_up_privileges(calls)
+
+    return commands.run(invocation, enter)
+
+
+def exists(host: Host, running: Running, path: str) -> bool:
+    """Whether a path exists, as seen from inside."""
+    init = running.init
+
+    def look() -> bool:
+        # From here on nothing is imported: Python would look for it in the sandbox.
+        namespaces.join(init.pid)
+        return os.path.lexists(path)
+
+    return bool(procs.fork(None, look).result())
+
+
+def end(host: Host, running: Running, grace: float) -> None:
+    """Ask the program to end, then end the first process: the kernel ends all others of its pid namespace with it."""
+    instance = running.instance
+    if instance is None or not instance.init.alive():
+        return
+    for process in procs.children(instance.init.pid):
+        # A shell at its prompt ignores TERM, and takes the loss of its terminal for its end.
+        process.signal(signal.SIGTERM)
+        process.signal(signal.SIGHUP)
+    if not instance.pane.wait(grace):
+        instance.init.signal(signal.SIGKILL)
+        instance.pane.wait(_END_SECONDS)
+
+
+def agent_pid(running: Running) -> int | None:
+    """The pid that the agent, which bwrap's first process started, has inside."""
+    agent = next(iter(procs.children(running.init.pid)), None)
+    return procs.innermost_pid(agent.pid) if agent else None
+
+
+def usage(running: Running) -> Usage:
+    """What the processes of its pid namespace use."""
+    return procs.namespace_usage(running.init.pid)
+
+
+def frame(running: Running) -> bytes:
+    """Its screen is an X server of the host's."""
+    raise SandboxError(f"Sandbox {shown(running.name)} has no screen of its own.")
 
 
 def exit_code(folder: str) -> int | None:

@@ -1,0 +1,163 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Commands run in a sandbox beside the agent, where it is one of this kernel: by a process that goes in."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, Any, cast
+
+from . import namespaces
+from .errors import SandboxError, shown
+
+OUTPUT_LIMIT = 16 << 20  # bytes of each stream that are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Invocation:
+    """What is to be run, with its whole environment.
+
+    shell: the sandbox's own, by which it is started. timeout: seconds, after which it and its process group are
+    killed.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    shell: str
+    stdin: bytes = b""
+    timeout: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can carry it: each byte is one character."""
+        return {**self.__dict__, "stdin": self.stdin.decode("latin-1")}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Invocation:
+        """The opposite of to_json."""
+        return cls(**{**content, "argv": tuple(content["argv"]), "stdin": content["stdin"].encode("latin-1")})
+
+
+@dataclasses.dataclass(frozen=True)
+class Completed:
+    """How a command inside ended. Bytes beyond the limit of a stream are dropped, and `truncated` says so.
+
+    code: its exit code; 128 and the signal's number where one ended it; 127 where there is no such program, and 126
+    where it cannot be executed.
+    """
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+    truncated: bool = False
+    timed_out: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON can carry it: each byte is one character."""
+        return {**self.__dict__, "stdout": self.stdout.decode("latin-1"), "stderr": self.stderr.decode("latin-1")}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Completed:
+        """The opposite of to_json."""
+        streams = {name: content[name].encode("latin-1") for name in ("stdout", "stderr")}
+        return cls(**{**content, **streams})
+
+
+def run(invocation: Invocation, enter: Callable[[], None]) -> Completed:
+    """Run a command in the sandbox that `enter` brings a process into, with no more rights than its agent has.
+
+    Raises SandboxError where it cannot be entered. This process must have one thread, and ends with its parent.
+    """
+    namespaces.die_with_parent()
+    # The sandbox's own shell comes first: a script could otherwise reach, by /proc/self/exe, the program that goes in,
+    # which is a file of the host's. With -p the shell reads no file that a variable names.
+    try:
+        # The parent has one thread, so that the work between fork and exec cannot meet a lock held by another.
+        process = subprocess.Popen(
+            [invocation.shell, "-p", "-c", 'exec -- "$@"', "sh", *invocation.argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(invocation.env),
+            start_new_session=True,
+            umask=0o022,
+            preexec_fn=lambda: _go_in(enter, invocation.cwd),  # noqa: PLW1509
+        )
+    except (OSError, subprocess.SubprocessError):
+        raise SandboxError(
+            f"The sandbox could not be entered: it ended, or {shown(invocation.cwd)} is no directory in it."
+        ) from None
+    return _collect(process, invocation.stdin, invocation.timeout)
+
+
+def _go_in(enter: Callable[[], None], cwd: str) -> None:
+    """Between fork and exec: go in, and leave this process outside to wait for the one that runs inside."""
+    enter()
+    namespaces.die_with_parent()
+    # Only a child is in the pid namespace that was joined.
+    child = os.fork()
+    if child:
+        _stand_by(child)
+    namespaces.die_with_parent()
+    os.chdir(cwd)
+
+
+def _stand_by(child: int) -> None:
+    """Wait for the child and end as it does; its pipes are closed here, so that their ends are the child's."""
+    os.closerange(0, 1 << 16)
+    status = os.waitpid(child, 0)[1]
+    os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def _collect(process: subprocess.Popen[bytes], stdin: bytes, timeout: float | None) -> Completed:
+    source, *sinks = (cast(IO[bytes], stream) for stream in (process.stdin, process.stdout, process.stderr))
+    end = None if timeout is None else time.monotonic() + timeout
+    streams: dict[object, bytearray] = {sink: bytearray() for sink in sinks}
+    truncated = timed_out = False
+    with selectors.DefaultSelector() as selector:
+        for sink in sinks:
+            selector.register(sink, selectors.EVENT_READ)
+        if stdin:
+            os.set_blocking(source.fileno(), False)
+            selector.register(source, selectors.EVENT_WRITE)
+        else:
+            source.close()
+        while selector.get_map():
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                timed_out = True
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+            for key, _events in selector.select(left):
+                if key.fileobj is source:
+                    stdin = _feed(selector, source, stdin)
+                    continue
+                piece = os.read(key.fd, 65536)
+                kept = streams[key.fileobj]
+                truncated = truncated or len(kept) + len(piece) > OUTPUT_LIMIT
+                kept += piece[: OUTPUT_LIMIT - len(kept)]
+                if not piece:
+                    selector.unregister(key.fileobj)
+    code = process.wait()
+    out, err = (bytes(kept) for kept in streams.values())
+    for stream in (source, *sinks):
+        stream.close()
+    return Completed(124 if timed_out else code if code >= 0 else 128 - code, out, err, truncated, timed_out)
+
+
+def _feed(selector: selectors.BaseSelector, pipe: Any, data: bytes) -> bytes:
+    """Write a piece of stdin; what is left of it."""
+    try:
+        data = data[os.write(pipe.fileno(), data[:65536]) :]
+    except BrokenPipeError:
+        data = b""
+    if not data:
+        selector.unregister(pipe)
+        pipe.close()
+    return data
