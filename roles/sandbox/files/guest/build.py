@@ -35,6 +35,7 @@ KERNEL_PACKAGES = {"x86_64": "linux-image-amd64", "aarch64": "linux-image-arm64"
 BUSYBOX_PACKAGE = "busybox-static"
 XZ_MAGIC = b"\xfd7zXZ\0"
 ELF_MAGIC = b"\x7fELF"
+SIGNED, SIGNATURE_STRUCT = b"~Module signature appended~\n", 12
 INPUTS = ("build.py", "init")
 
 
@@ -169,6 +170,15 @@ def stripped(content: bytes) -> bytes:
     return bytes(header)
 
 
+def unsigned(module: bytes) -> bytes:
+    """A module without its signature: apt has checked where it is from, and an emulated processor takes long for it."""
+    if not module.endswith(SIGNED):
+        return module
+    # struct module_signature ends with the length of what precedes it.
+    length = struct.unpack(">I", module[-len(SIGNED) - 4 : -len(SIGNED)])[0]
+    return module[: -len(SIGNED) - SIGNATURE_STRUCT - length]
+
+
 class Modules:
     """The modules of a kernel package, by name."""
 
@@ -179,7 +189,7 @@ class Modules:
         """The module itself, unpacked."""
         path = self._files[name]
         content = path.read_bytes()
-        return lzma.decompress(content) if path.suffix == ".xz" else content
+        return unsigned(lzma.decompress(content) if path.suffix == ".xz" else content)
 
     def order(self, names: Iterable[str]) -> list[str]:
         """The modules with all that they need, each after what it needs; without those built into the kernel."""
