@@ -67,12 +67,30 @@ ALLOWED = {
     "claude": set[str](),
     "files": set[str](),
     "seccomp": set[str](),
-    "landlock": set[str](),
-    "namespaces": set[str](),
+    "libc": set[str](),
+    "landlock": {"libc"},
+    "namespaces": {"libc"},
+    "mounts": {"libc"},
     "spec": {"errors"},
     "plan": {"errors", "spec"},
     "host": {"errors"},
+    "channel": {"errors"},
     "grants": {"claude", "errors", "spec"},
+    "procs": {"errors", "host"},
+    "commands": {"errors", "namespaces"},
+    # What runs as root for others, and knows nothing of sandboxes.
+    "privileged": {"errors", "host", "procs"},
+    "machines": {
+        "commands",
+        "errors",
+        "files",
+        "host",
+        "landlock",
+        "mounts",
+        "namespaces",
+        "procs",
+        "seccomp",
+    },
 }
 
 
@@ -96,16 +114,17 @@ def test_the_pure_ones_touch_nothing(name: str) -> None:
 
 # Each may know those below it, and none above.
 LAYERS = [
-    {"errors", "claude", "files", "seccomp", "landlock", "namespaces"},
-    {"spec", "host"},
-    {"plan", "grants", "procs"},
-    {"toolchain", "instance", "display", "usage"},
+    {"errors", "claude", "files", "seccomp", "libc", "guest"},
+    {"spec", "host", "landlock", "namespaces", "mounts", "channel", "screen"},
+    {"plan", "grants", "procs", "commands"},
+    {"toolchain", "instance", "display", "usage", "privileged", "machines", "kvm", "qmp", "guest_agent"},
     {"backends/base", "registry", "agent"},
-    {"backends/bubblewrap", "keys", "session"},
+    {"backends/bubblewrap", "backends/container", "keys", "session"},
+    {"backends/vm"},
     {"lifecycle"},
-    {"changes", "inside", "view"},
+    {"changes", "inside", "view", "helper"},
     {"working"},
-    {"sandboxes"},
+    {"sandboxes", "installation"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
@@ -125,10 +144,18 @@ def test_a_backend_knows_nothing_of_what_uses_it(name: str) -> None:
     assert not siblings(name) & {"session", "registry", "lifecycle", "inside", "sandboxes", "view", "plan", "display"}
 
 
+# What is packed as a program of its own, and what packs it: no sandbox is made by them, so that none is chosen.
+PROGRAMS = {"helper", "installation"}
+
+
 def test_only_the_chosen_backend_is_loaded() -> None:
     """No module loads one when it is loaded itself: the import stands in the function that chooses."""
     for path in FILES:
-        if "backends" in path.parts:
+        if "backends" in path.parts or NAMES[path] in PROGRAMS:
             continue
         top = {(level, module) for level, module in imported(path, everywhere=False) if level}
         assert not {module for _, module in top if module.startswith("backends")} - {"backends.base"}
+
+
+def test_nothing_else_loads_a_program_of_its_own() -> None:
+    assert {name for name in NAMES.values() if siblings(name) & PROGRAMS} <= PROGRAMS

@@ -69,8 +69,11 @@ def job(params: Mapping[str, Any] | None = None, **more: Any) -> base.Job:
     asked = spec.parse({"project_dir": "/srv/demo", **(params or {})})
     values: dict[str, Any] = {
         "name": "demo",
+        "id": "0123456789ab",
+        "record": "/var/lib/registry/sandboxes/demo",
         "spec": asked,
         "owner": ANN,
+        "argv": tuple(ARGV),
         "toolchain": TOOLS,
         "binds": (*TOOLS.binds, Bind("/srv/demo", "/srv/demo", "rw")),
         "env": {"HOME": ANN.home, "ANTHROPIC_API_KEY": SECRET, "EMPTY": ""},
@@ -107,7 +110,7 @@ class Made:
 
 
 def made(machine: host.Host, asked: base.Job) -> Made:
-    return Made(bubblewrap.command(machine, ARGV, len(asked.files)), bubblewrap.contents(asked))
+    return Made(bubblewrap.command(machine, asked.spec, asked.argv, len(asked.files)), bubblewrap.contents(asked))
 
 
 def options(machine: host.Host, asked: base.Job | None = None) -> list[Option]:
@@ -231,7 +234,7 @@ def test_parents_come_before_children(machine: host.Host) -> None:
 
 def test_ordered_keeps_all_and_ignores_a_final_slash() -> None:
     binds = (Bind("/3", "/a/b/c"), Bind("/2", "/a/b/"), Bind("/1", "/a"), Bind("/0", "/"))
-    assert [bind.source for bind in bubblewrap.ordered(binds)] == ["/0", "/1", "/2", "/3"]
+    assert [bind.source for bind in base.ordered(binds)] == ["/0", "/1", "/2", "/3"]
 
 
 def test_masks_hide_a_folder_and_a_file_after_all_mounts(machine: host.Host) -> None:
@@ -293,7 +296,7 @@ def test_what_is_read_is_what_there_is_to_read(machine: host.Host, params: dict[
 
 def test_more_files_than_descriptors_are_refused(machine: host.Host) -> None:
     with pytest.raises(ValueError, match="4 files"):
-        bubblewrap.command(machine, ARGV, 4)
+        bubblewrap.command(machine, job().spec, ARGV, 4)
 
 
 def test_words_with_any_character_stay_one_word(machine: host.Host) -> None:
@@ -322,12 +325,17 @@ def test_exit_code(tmp_path: Path, content: bytes | None, code: int | None) -> N
     assert bubblewrap.exit_code(str(tmp_path)) == code
 
 
+def test_root_does_nothing_for_it() -> None:
+    """Whatever an account asks of root for a sandbox of this kind is refused."""
+    assert not bubblewrap.handlers(ANN, trusted=True)
+    assert not bubblewrap.handlers(ANN, trusted=False)
+
+
 def test_a_missing_bwrap_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host.Host, "find", lambda *_: None)
     found = bubblewrap.problems(host.Host({}, 1000), job().spec)
-    assert [(problem.what, problem.hint) for problem in found][:1] == [
-        ("bwrap is not installed on this host.", "Install the package bubblewrap.")
-    ]
+    assert found[:1] == [host.missing("bwrap")]
+    assert found[0].what == "bwrap is not installed on this host."
 
 
 def test_a_job_cannot_be_changed() -> None:

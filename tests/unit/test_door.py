@@ -66,6 +66,28 @@ def test_everything_is_explained() -> None:
         assert explained(yaml.safe_load(text)["options"])
 
 
+@pytest.mark.parametrize("name", ["container", "vm"])
+def test_the_options_of_a_backend_are_those_of_the_spec(name: str) -> None:
+    """A default for each of them, and none for the whole: what nobody gave is not given to another backend."""
+    declaration = door.sandbox_options()[name]
+    field = next(field for field in dataclasses.fields(spec.Spec) if field.name == name)
+    assert declaration["type"] == "dict"
+    assert "default" not in declaration
+    found = {key: (each["type"], each["default"], each.get("choices")) for key, each in declaration["options"].items()}
+    assert found == {
+        key: (option.kind, option.default, list(option.choices) or None)
+        for key, option in field.metadata["options"].items()
+    }
+
+
+def test_what_is_given_of_the_options_is_checked_by_the_engine() -> None:
+    """Ansible knows no limits of a number."""
+    asked = door.request(given(project_dir="/srv/demo", backend="vm", vm={"cpus": 256}), "fail")
+    assert asked.params is not None
+    with pytest.raises(SandboxError, match=r"vm\.cpus is 256"):
+        spec.parse(asked.params)
+
+
 def test_states_are_those_of_the_plan() -> None:
     options = door.sandbox_options()
     assert options["state"]["choices"] == list(plan.STATES)
@@ -83,12 +105,24 @@ def test_the_defaults_of_the_parameters_are_those_of_the_spec() -> None:
     assert spec.parse(asked.params) == spec.parse({"project_dir": "/srv/demo"})
 
 
-def test_every_field_reaches_the_engine() -> None:
+@pytest.mark.parametrize(
+    "backend, more",
+    [
+        pytest.param("bubblewrap", {"toolchain": "nix"}, id="bubblewrap"),
+        pytest.param("container", {"toolchain": "rootfs", "rootfs": "/srv/tree"}, id="container"),
+        pytest.param("vm", {"toolchain": "auto", "rootfs": "/srv/tree"}, id="vm"),
+    ],
+)
+def test_every_field_reaches_the_engine(backend: str, more: Options) -> None:
+    options = {
+        "container": {"user_namespace": False},
+        "vm": {"accel": "tcg", "memory": 512, "cpus": 1, "guest": "/srv/guest"},
+    }
     values = {
         "project_dir": "/srv/demo",
+        "backend": backend,
         "user": "ann",
         "network": False,
-        "toolchain": "nix",
         "agent": ["shell"],
         "agent_args": ["-x"],
         "resume": True,
@@ -97,10 +131,12 @@ def test_every_field_reaches_the_engine() -> None:
         "mounts": [{"source": "/a", "target": "/b", "mode": "rw"}],
         "geometry": "800x600",
         "glx": True,
+        **{name: value for name, value in options.items() if name == backend},
+        **more,
     }
     asked = door.request(given(**values, state="restarted", api_key="k", secret_env={"S": "1"}), "ignore", purge=True)
     assert asked.params is not None
-    assert spec.parse(asked.params).to_dict() == {"backend": "bubblewrap", **values}
+    assert spec.parse(asked.params).to_dict() == spec.parse({"project_dir": "/srv/demo"}).to_dict() | values
     assert (asked.name, asked.state, asked.on_change, asked.purge) == ("demo", "restarted", "ignore", True)
     assert (asked.api_key, asked.secret_env) == ("k", {"S": "1"})
 
@@ -115,6 +151,7 @@ OTHERWISE: Options = {
     "user": "ann",
     "network": False,
     "toolchain": "nix",
+    "rootfs": "/srv/tree",
     "agent": ["shell"],
     "agent_args": ["-x"],
     "resume": True,
@@ -123,12 +160,15 @@ OTHERWISE: Options = {
     "mounts": [{"source": "/a"}],
     "geometry": "800x600",
     "glx": True,
+    "container": {"user_namespace": False},
+    "vm": {"accel": "tcg", "memory": 2048, "cpus": 2, "guest": "/usr/local/lib/claude-sandbox/guest"},
+    "backend": "vm",
 }
 
 
 def test_every_field_that_can_be_lost_is_tried() -> None:
     fields = {field.name for field in dataclasses.fields(spec.Spec)}
-    assert set(OTHERWISE) == fields - {"project_dir", "backend"}
+    assert set(OTHERWISE) == fields - {"project_dir"}
 
 
 @pytest.mark.parametrize("field", OTHERWISE)

@@ -82,6 +82,7 @@ def test_nobody() -> None:
     assert procs.command_name(nobody.pid) is None
     assert procs.innermost_pid(nobody.pid) is None
     assert procs.namespace_usage(nobody.pid) == procs.Usage(0.0, 0, 0)
+    assert procs.tree_usage(nobody.pid) == procs.Usage(0.0, 0, 0)
 
 
 def test_end_asks_first() -> None:
@@ -163,6 +164,48 @@ def test_usage_of_a_namespace_counts_its_processes() -> None:
     assert before.processes >= 1
     assert before.memory_bytes > 1 << 20
     assert before.cpu_seconds > 0
+
+
+def test_usage_of_a_tree_counts_all_that_descend_from_its_first() -> None:
+    """And nobody else: the engine itself is in the same namespace."""
+    with running("sh", "-c", "sh -c 'sleep 60 & wait' & sleep 60 & wait") as child:
+        assert procs.until(lambda: procs.tree_usage(child.pid).processes == 4, PATIENCE)
+        used = procs.tree_usage(child.pid)
+        assert used.memory_bytes > 4 * os.sysconf("SC_PAGE_SIZE")
+        assert used.cpu_seconds < PATIENCE
+        for each in reversed([*procs.children(child.pid), *procs.children(procs.children(child.pid)[0].pid)]):
+            each.signal(signal.SIGKILL)
+
+
+def test_usage_of_a_tree_counts_what_another_thread_has_started() -> None:
+    starts = "import subprocess, threading as t; t.Thread(target=subprocess.run, args=(['sleep', '60'],)).start()"
+    with running(sys.executable, "-c", starts) as child:
+        assert procs.until(lambda: procs.tree_usage(child.pid).processes == 2, PATIENCE)
+        # A child of another thread is none of the first one's.
+        assert procs.children(child.pid) == []
+        with open(f"/proc/{child.pid}/task/{max(os.listdir(f'/proc/{child.pid}/task'), key=int)}/children") as file:
+            os.kill(int(file.read()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "argv, found",
+    [
+        pytest.param(["--machine=demo"], True, id="last"),
+        pytest.param(["a", "--machine=demo", "b"], True, id="in-the-middle"),
+        pytest.param(["--machine=demo2"], False, id="longer"),
+        pytest.param(["x--machine=demo"], False, id="with-something-before"),
+        pytest.param(["a --machine=demo b"], False, id="in-a-word"),
+    ],
+)
+def test_with_word(argv: list[str], found: bool) -> None:
+    word = f"--machine=demo{os.getpid()}-"
+    words = [each.replace("--machine=demo", word) for each in argv]
+    sleeps = "import time; print(flush=True); time.sleep(60)"
+    with running(sys.executable, "-c", sleeps, *words, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        child.stdout.readline()
+        assert procs.with_word(word, os.getuid()) == ([identified(child)] if found else [])
+        assert procs.with_word(word, os.getuid() + 1) == []
 
 
 # Work in a child.

@@ -40,7 +40,7 @@ class Room:
         self.folder = folder
         self.log = folder / "session 'log'"
         self.live: session.Session | None = None
-        Path(session.launch_folder(str(folder))).mkdir()
+        Path(instance.launch_folder(str(folder))).mkdir()
 
     def start(self, *argv: str, contents: Mapping[int, bytes] | None = None, title: str = "demo") -> session.Session:
         content = contents or {}
@@ -294,12 +294,12 @@ def test_contents_arrive_and_end(room: Room, contents: dict[int, bytes]) -> None
     room.start(sys.executable, "-c", READS, str(out), *map(str, contents), contents=contents)
     assert procs.until(out.exists, PATIENCE)
     assert out.read_bytes().split(b"\0")[:-1] == list(contents.values())
-    assert os.listdir(session.launch_folder(str(room.folder))) == []
+    assert os.listdir(instance.launch_folder(str(room.folder))) == []
 
 
 def test_a_command_that_dies_does_not_hold_its_feeder(room: Room) -> None:
     room.start("/nowhere/program", contents={3: b"x" * 300_000})
-    assert os.listdir(session.launch_folder(str(room.folder))) == []
+    assert os.listdir(instance.launch_folder(str(room.folder))) == []
 
 
 def test_a_gate_holds_until_it_is_opened_and_outputs_are_files(room: Room) -> None:
@@ -309,7 +309,7 @@ def test_a_gate_holds_until_it_is_opened_and_outputs_are_files(room: Room) -> No
         {4: "status"},
         {5: "gate"},
     )
-    status = Path(session.launch_folder(str(room.folder)), "status")
+    status = Path(instance.launch_folder(str(room.folder)), "status")
     with session.Pipes(str(room.folder), command) as pipes:
         room.live = session.Opening(HOST, str(room.folder), str(room.log), "demo", command).up()
         assert procs.until(lambda: status.exists() and status.read_text() == "waits\n", PATIENCE)
@@ -317,7 +317,7 @@ def test_a_gate_holds_until_it_is_opened_and_outputs_are_files(room: Room) -> No
         assert status.read_text() == "waits\n"
         pipes.release()
         assert procs.until(lambda: status.read_text() == "waits\ngoes\n", PATIENCE)
-    assert os.listdir(session.launch_folder(str(room.folder))) == ["status"]
+    assert os.listdir(instance.launch_folder(str(room.folder))) == ["status"]
 
 
 # Words of any length.

@@ -16,13 +16,14 @@ from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_san
 MESSAGE_LIMIT = 500  # characters that still fit on a screen
 PROJECT = "/srv/demo"
 
-# One of each field, none of them its default.
+# One of each field that a container has, none of them its default; the options of another backend have no effect there.
 EVERYTHING: dict[str, Any] = {
     "project_dir": "/srv/ünï 'demo'",
-    "backend": "bubblewrap",
+    "backend": "container",
     "user": "someone",
     "network": False,
-    "toolchain": "nix",
+    "toolchain": "rootfs",
+    "rootfs": "/srv/tree",
     "agent": ["python3", "-q"],
     "agent_args": ["", ";", "--flag=ü"],
     "resume": True,
@@ -31,6 +32,17 @@ EVERYTHING: dict[str, Any] = {
     "mounts": [{"source": "/data", "target": "/mnt/data", "mode": "rw"}],
     "geometry": "800x600",
     "glx": True,
+    "container": {"user_namespace": False},
+}
+VM = {"accel": "tcg", "memory": 512, "cpus": 1, "guest": "/srv/guest"}
+NO_OPTIONS: dict[str, Any] = {
+    "container": {"user_namespace": True},
+    "vm": {"accel": "auto", "memory": 2048, "cpus": 2, "guest": "/usr/local/lib/claude-sandbox/guest"},
+}
+# What is recorded: every field.
+RECORDED = {
+    "container": {**NO_OPTIONS, **EVERYTHING},
+    "vm": {**EVERYTHING, **NO_OPTIONS, "backend": "vm", "vm": VM},
 }
 
 
@@ -59,6 +71,7 @@ def test_defaults() -> None:
         "user": None,
         "network": True,
         "toolchain": "auto",
+        "rootfs": None,
         "agent": ["claude"],
         "agent_args": [],
         "resume": False,
@@ -67,26 +80,66 @@ def test_defaults() -> None:
         "mounts": [],
         "geometry": "1920x1080",
         "glx": False,
+        **NO_OPTIONS,
     }
 
 
 def test_none_stands_for_the_default() -> None:
-    nothing = dict.fromkeys(EVERYTHING)
+    nothing = dict.fromkeys(RECORDED["vm"])
     assert spec.parse({**nothing, "project_dir": PROJECT}) == parsed()
 
 
 def test_defaults_are_not_shared() -> None:
     parsed().agent.append("changed")
     parsed().env["CHANGED"] = "1"
+    parsed().vm["cpus"] = 255
+    parsed(backend="vm", vm={}).vm["cpus"] = 255
     assert parsed().agent == ["claude"]
     assert parsed().env == {}
+    assert parsed().vm == parsed(backend="vm", vm={}).vm == NO_OPTIONS["vm"]
 
 
-def test_everything_survives_the_round_trip() -> None:
+@pytest.mark.parametrize("backend", RECORDED)
+def test_everything_survives_the_round_trip(backend: str) -> None:
     """What is recorded as JSON is read as the same spec."""
-    first = spec.parse(EVERYTHING)
-    assert first.to_dict() == EVERYTHING
+    first = spec.parse(RECORDED[backend])
+    assert first.to_dict() == RECORDED[backend]
     assert spec.parse(json.loads(json.dumps(first.to_dict()))) == first
+
+
+def test_what_was_recorded_before_a_field_was_there_is_read_with_its_default() -> None:
+    later = ("rootfs", "container", "vm")
+    earlier = {key: value for key, value in parsed(env={"A": "1"}).to_dict().items() if key not in later}
+    assert spec.parse(json.loads(json.dumps(earlier))) == parsed(env={"A": "1"})
+    assert spec.parse({**earlier, "backend": "vm", "vm": {"cpus": 3}}).vm == {**NO_OPTIONS["vm"], "cpus": 3}
+
+
+@pytest.mark.parametrize(
+    "params, field, value",
+    [
+        pytest.param({"backend": "container", "container": {}}, "container", {"user_namespace": True}, id="container"),
+        pytest.param({"backend": "vm", "vm": {}}, "vm", NO_OPTIONS["vm"], id="vm"),
+        pytest.param({"backend": "vm", "vm": dict.fromkeys(VM)}, "vm", NO_OPTIONS["vm"], id="none"),
+        pytest.param({"backend": "vm", "vm": {"cpus": 4}}, "vm", {**NO_OPTIONS["vm"], "cpus": 4}, id="one"),
+        pytest.param(
+            {"backend": "vm", "vm": {**VM, "guest": "//a/./b/"}}, "vm", {**VM, "guest": "/a/b"}, id="normal-form"
+        ),
+        pytest.param({"vm": NO_OPTIONS["vm"]}, "vm", NO_OPTIONS["vm"], id="defaults-for-another-backend"),
+        pytest.param({"container": {}}, "container", {"user_namespace": True}, id="nothing-for-another-backend"),
+        *(
+            pytest.param(
+                {"backend": "vm", "vm": {key: value}}, "vm", {**NO_OPTIONS["vm"], key: value}, id=f"{key}-{of}"
+            )
+            for key, limits in {"memory": (256, 1048576), "cpus": (1, 255)}.items()
+            for of, value in zip(("least", "most"), limits, strict=True)
+        ),
+        pytest.param({"rootfs": "/a//b"}, "rootfs", "/a/b", id="rootfs-with-any-toolchain"),
+        pytest.param({"rootfs": "/a", "toolchain": "rootfs"}, "rootfs", "/a", id="rootfs"),
+        pytest.param({"toolchain": "rootfs"}, "rootfs", None, id="rootfs-of-the-host"),
+    ],
+)
+def test_options_are_filled_with_their_defaults(params: dict[str, Any], field: str, value: object) -> None:
+    assert getattr(parsed(**params), field) == value
 
 
 @pytest.mark.parametrize(
@@ -149,9 +202,9 @@ def test_accepted(params: dict[str, Any], field: str, value: object) -> None:
         pytest.param({"project_dir": "/" + "ü" * 2048}, "project_dir", "longer than 4095 bytes", id="path-bytes-count"),
         pytest.param({"project_dir": "/\ud800"}, "project_dir", "not valid unicode", id="path-surrogate"),
         pytest.param({"project_dir": ["/a"]}, "project_dir", "must be text", id="path-list"),
-        pytest.param({"backend": "docker"}, "backend is 'docker'", "none of: bubblewrap", id="backend"),
-        pytest.param({"toolchain": "NIX"}, "toolchain is 'NIX'", "none of: auto, host, nix", id="toolchain"),
-        pytest.param({"toolchain": ""}, "toolchain is ''", "none of: auto, host, nix", id="toolchain-empty"),
+        pytest.param({"backend": "docker"}, "backend is 'docker'", "none of: bubblewrap, container, vm", id="backend"),
+        pytest.param({"toolchain": "NIX"}, "toolchain is 'NIX'", "none of: auto, host, nix, rootfs", id="toolchain"),
+        pytest.param({"toolchain": ""}, "toolchain is ''", "none of: auto, host, nix, rootfs", id="toolchain-empty"),
         pytest.param({"user": 1000}, "user", "must be text", id="user-number"),
         pytest.param({"network": "yes"}, "network", "must be true or false", id="network-text"),
         pytest.param({"network": 1}, "network", "must be true or false", id="network-number"),
@@ -219,6 +272,58 @@ def test_accepted(params: dict[str, Any], field: str, value: object) -> None:
             "another target",
             id="two-mounts-on-one-target",
         ),
+        pytest.param({"rootfs": "tree"}, "rootfs", "must be an absolute path", id="rootfs-relative"),
+        pytest.param({"rootfs": "/a/../b"}, "rootfs has ..", "Give the path itself", id="rootfs-dots"),
+        *(
+            pytest.param(
+                {"rootfs": "/srv/tree", "toolchain": kind},
+                f"rootfs has no effect with toolchain: {kind}",
+                "one of the two",
+                id=f"rootfs-with-{kind}",
+            )
+            for kind in ("host", "nix")
+        ),
+        *(
+            pytest.param(
+                {"backend": backend, only: options},
+                f"{only} is for the backend {only}, and has no effect with {backend}",
+                "Leave it out",
+                id=f"{only}-with-{backend}",
+            )
+            for only, options in {"container": {"user_namespace": False}, "vm": {"cpus": 3}}.items()
+            for backend in ("bubblewrap", "container", "vm")
+            if backend != only
+        ),
+        *(
+            pytest.param({"backend": "vm", "vm": options}, what, remedy, id=f"vm-{name}")
+            for name, options, what, remedy in (
+                ("list", ["cpus"], "vm must be a mapping", ""),
+                ("text", "kvm", "vm must be a mapping", ""),
+                ("option", {"disk": 1}, "vm has no option 'disk'", "are: accel, memory, cpus, guest"),
+                ("option-number", {1: 1}, "vm has no option 1", "are: accel, memory, cpus, guest"),
+                ("accel", {"accel": "xen"}, "vm.accel is 'xen'", "none of: auto, kvm, tcg"),
+                ("accel-list", {"accel": ["kvm"]}, "vm.accel is ['kvm']", "none of: auto, kvm, tcg"),
+                ("memory-little", {"memory": 255}, "vm.memory is 255", "from 256 to 1048576"),
+                ("memory-much", {"memory": 1048577}, "vm.memory is 1048577", "from 256 to 1048576"),
+                ("memory-text", {"memory": "2048"}, "vm.memory is '2048'", "must be a number"),
+                ("memory-float", {"memory": 2048.0}, "vm.memory is 2048.0", "must be a number"),
+                ("cpus-none", {"cpus": 0}, "vm.cpus is 0", "from 1 to 255"),
+                ("cpus-many", {"cpus": 256}, "vm.cpus is 256", "from 1 to 255"),
+                ("cpus-bool", {"cpus": True}, "vm.cpus is True", "must be a number"),
+                ("guest-relative", {"guest": "guest"}, "vm.guest", "must be an absolute path"),
+                ("guest-dots", {"guest": "/a/../b"}, "vm.guest has ..", "Give the path itself"),
+                ("guest-number", {"guest": 1}, "vm.guest", "must be text"),
+            )
+        ),
+        *(
+            pytest.param({"backend": "container", "container": options}, what, remedy, id=f"container-{name}")
+            for name, options, what, remedy in (
+                ("list", [], "container must be a mapping", ""),
+                ("option", {"cpus": 1}, "container has no option 'cpus'", "are: user_namespace"),
+                ("text", {"user_namespace": "no"}, "container.user_namespace", "must be true or false"),
+                ("number", {"user_namespace": 0}, "container.user_namespace", "must be true or false"),
+            )
+        ),
         *(
             pytest.param({"geometry": text}, "geometry is", "at most 7680x4320", id=f"geometry-{name}")
             for name, text in {
@@ -281,14 +386,16 @@ HOSTILE: tuple[Any, ...] = (
 )
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(spec.Spec)])
-def test_hostile_values_are_taken_whole_or_refused_in_words(field: str) -> None:
+@pytest.mark.parametrize("field", dataclasses.fields(spec.Spec), ids=lambda field: field.name)
+def test_hostile_values_are_taken_whole_or_refused_in_words(field: dataclasses.Field[Any]) -> None:
     """No value makes anything but a spec that can be recorded and read again, or an error that can be read."""
     nested = [*HOSTILE, *([value] for value in HOSTILE), *({"A": value} for value in HOSTILE)]
-    nested += [{key: value} for key, value in itertools.product(("ssh", "source"), HOSTILE)]
+    nested += [{key: value} for key, value in itertools.product(("ssh", "source", "user_namespace", *VM), HOSTILE)]
+    # Elsewhere it would be refused for having no effect.
+    backend = field.metadata.get("backend", "bubblewrap")
     for value in nested:
         try:
-            found = spec.parse({"project_dir": PROJECT, field: value})
+            found = spec.parse({"project_dir": PROJECT, "backend": backend, field.name: value})
         except SandboxError as error:
             assert_readable(error)
         else:
@@ -337,6 +444,7 @@ APPLIED = {
     "user": spec.RECREATE,
     "network": spec.RESTART,
     "toolchain": spec.RESTART,
+    "rootfs": spec.RESTART,
     "agent": spec.RESTART,
     "agent_args": spec.RESTART,
     "resume": spec.NEXT_START,
@@ -345,6 +453,8 @@ APPLIED = {
     "mounts": spec.RESTART,
     "geometry": spec.RESTART,
     "glx": spec.RESTART,
+    "container": spec.RESTART,
+    "vm": spec.RESTART,
 }
 
 
@@ -352,12 +462,14 @@ def test_every_field_says_how_its_change_is_applied() -> None:
     assert {field.name: field.metadata["apply"] for field in dataclasses.fields(spec.Spec)} == APPLIED
 
 
-@pytest.mark.parametrize("field", [name for name in EVERYTHING if name != "backend"])
+@pytest.mark.parametrize("field", APPLIED)
 def test_a_change_of_one_field_is_one_difference(field: str) -> None:
-    before = parsed()
-    # Each alone goes with the defaults of the others.
-    after = spec.parse({"project_dir": PROJECT, field: EVERYTHING[field]})
-    expected = spec.Difference(field, before.to_dict()[field], EVERYTHING[field], APPLIED[field])
+    # Each alone goes with the defaults of the others, but for what it has no effect without.
+    backend = "vm" if field == "vm" else "container"
+    value = "bubblewrap" if field == "backend" else RECORDED[backend][field]
+    before = parsed(backend=backend)
+    after = spec.parse({"project_dir": PROJECT, "backend": backend, field: value})
+    expected = spec.Difference(field, before.to_dict()[field], value, APPLIED[field])
     assert spec.differences(before, after) == [expected]
 
 
@@ -367,6 +479,7 @@ def test_a_change_of_one_field_is_one_difference(field: str) -> None:
         pytest.param({"project_dir": f"{PROJECT}/"}, id="path-spelled-otherwise"),
         pytest.param({"project_dir": PROJECT, "agent": ("claude",)}, id="tuple"),
         pytest.param({"project_dir": PROJECT, "network": None, "grants": {"ssh": None}}, id="none"),
+        pytest.param({"project_dir": PROJECT, "vm": {}, "container": {"user_namespace": None}}, id="no-options"),
     ],
 )
 def test_another_spelling_is_no_difference(other: dict[str, Any]) -> None:

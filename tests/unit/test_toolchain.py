@@ -18,8 +18,23 @@ needs_bash = pytest.mark.skipif(not os.path.exists("/usr/bin/bash"), reason="thi
 INSIDE = "/opt/claude-sandbox/bin/claude"
 
 
+ELF = b"\x7fELF and more"
+SCRIPT = b"#!/usr/bin/env node\n"
+
+
 def asked(**params: Any) -> spec.Spec:
     return spec.parse({"project_dir": "/srv/demo", **params})
+
+
+def account(home: Path) -> host.Account:
+    return host.Account("ann", 1000, 1000, str(home), "/bin/sh", ())
+
+
+def executable(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o755)
+    return path
 
 
 @pytest.fixture
@@ -107,26 +122,157 @@ def test_the_files_behind_links_are_mounted(no_profile: None) -> None:
             assert bind.source == os.path.realpath(bind.target)
 
 
+# A tree of programs that is not the host's.
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Path:
+    """A tree with a bash, links as distributions have them, and files of /etc that are the tree's own."""
+    root = tmp_path / "rootfs"
+    executable(root / "usr/bin/bash", ELF)
+    (root / "usr/lib").mkdir()
+    (root / "bin").symlink_to("usr/bin")
+    (root / "lib64").mkdir()
+    (root / "etc/java-21-openjdk").mkdir(parents=True)
+    for name in ("hosts", "localtime", "resolv.conf", "timezone", "services", "passwd", "shadow"):
+        (root / "etc" / name).write_text(f"the tree's {name}")
+    (root / "etc/mime.types").write_text("not for everybody")
+    (root / "etc/mime.types").chmod(0o600)
+    return root
+
+
+def targets(found: Toolchain) -> dict[str, str]:
+    return {bind.target: bind.source for bind in found.binds}
+
+
+@pytest.mark.parametrize("kind", ["auto", "rootfs"])
+def test_a_tree_is_taken_where_it_is_given(rootfs: Path, no_profile: None, kind: str) -> None:
+    found = toolchain.find(asked(toolchain=kind, rootfs=str(rootfs)))
+    assert (found.kind, found.root, found.shell) == ("rootfs", str(rootfs), "/usr/bin/bash")
+    assert found.path == "/opt/claude-sandbox/bin:/usr/local/bin:/usr/bin"
+    assert found.links == (("/bin", "usr/bin"),)
+    assert targets(found)["/usr"] == f"{rootfs}/usr"
+    assert targets(found)["/lib64"] == f"{rootfs}/lib64"
+    assert all(bind.mode == "ro" and not bind.checked for bind in found.binds)
+
+
+@needs_bash
+@pytest.mark.parametrize("backend, kind", [("vm", "rootfs"), ("container", "host"), ("bubblewrap", "host")])
+def test_a_machine_of_its_own_takes_the_tree_that_is_there(
+    rootfs: Path, no_profile: None, monkeypatch: pytest.MonkeyPatch, backend: str, kind: str
+) -> None:
+    monkeypatch.setattr(toolchain, "ROOTFS", str(rootfs))
+    assert toolchain.find(asked(backend=backend)).kind == kind
+    assert toolchain.find(asked(backend=backend, toolchain="rootfs")).root == str(rootfs)
+
+
+def test_a_profile_comes_before_a_tree_that_nobody_named(
+    rootfs: Path, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolchain, "ROOTFS", str(rootfs))
+    assert toolchain.find(asked(backend="vm")).kind == "nix"
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_no_tree_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    monkeypatch.setattr(toolchain, "ROOTFS", f"{tmp_path}/none")
+    with pytest.raises(SandboxError, match="There is no tree of programs at") as caught:
+        toolchain.find(asked(toolchain="rootfs", rootfs=f"{tmp_path}/none" if given else None))
+    assert f"{tmp_path}/none" in caught.value.what
+    assert "give another rootfs" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["hosts", "localtime", "resolv.conf", "timezone"])
+def test_where_it_runs_is_said_by_the_host(rootfs: Path, name: str) -> None:
+    """Names and the time are the host's, whatever tree the programs are from."""
+    found = targets(toolchain.find(asked(toolchain="rootfs", rootfs=str(rootfs))))
+    expected = os.path.realpath(f"/etc/{name}")
+    if os.path.exists(expected):
+        assert found[f"/etc/{name}"] == expected
+    else:
+        assert f"/etc/{name}" not in found
+
+
+def test_of_etc_only_what_programs_need_and_everybody_may_read(rootfs: Path) -> None:
+    found = targets(toolchain.find(asked(toolchain="rootfs", rootfs=str(rootfs))))
+    of_the_tree = {target: source for target, source in found.items() if source.startswith(f"{rootfs}/etc/")}
+    assert of_the_tree == {
+        "/etc/services": f"{rootfs}/etc/services",
+        "/etc/java-21-openjdk": f"{rootfs}/etc/java-21-openjdk",
+    }
+
+
+@pytest.mark.parametrize(
+    "points_to",
+    [
+        pytest.param("/etc/real", id="absolute"),
+        pytest.param("real", id="relative"),
+        pytest.param("../etc/real", id="by-its-parent"),
+        pytest.param("../../../../../../etc/real", id="above-the-root"),
+        pytest.param("/../etc/./real", id="above-the-root-absolute"),
+        pytest.param("/usr/../etc/real", id="by-another-folder"),
+        pytest.param("/linked/real", id="by-a-link-to-a-folder"),
+        pytest.param("/etc/second", id="by-another-link"),
+    ],
+)
+def test_a_link_in_the_tree_leads_where_it_leads_inside(rootfs: Path, points_to: str) -> None:
+    """On the host an absolute one, or one with too many .., would lead to a file of the host's."""
+    (rootfs / "etc/real").write_text("real")
+    (rootfs / "etc/second").symlink_to("/etc/real")
+    (rootfs / "linked").symlink_to("/etc")
+    (rootfs / "etc/os-release").symlink_to(points_to)
+    found = targets(toolchain.find(asked(toolchain="rootfs", rootfs=str(rootfs))))
+    assert found["/etc/os-release"] == f"{rootfs}/etc/real"
+
+
+def test_a_link_to_a_file_of_the_host_alone_leads_nowhere(rootfs: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the host's")
+    (rootfs / "etc/os-release").symlink_to(secret)
+    (rootfs / "etc/protocols").symlink_to("/etc/passwd-of-the-host-alone")
+    (rootfs / "etc/fonts").symlink_to(os.path.relpath(secret, rootfs / "etc"))
+    found = targets(toolchain.find(asked(toolchain="rootfs", rootfs=str(rootfs))))
+    assert not {"/etc/os-release", "/etc/protocols", "/etc/fonts"} & set(found)
+
+
+@pytest.mark.parametrize("links", [{"os-release": "os-release"}, {"os-release": "other", "other": "/etc/os-release"}])
+def test_links_in_a_circle_are_told(rootfs: Path, links: dict[str, str]) -> None:
+    for name, points_to in links.items():
+        (rootfs / "etc" / name).symlink_to(points_to)
+    with pytest.raises(SandboxError, match="too many links on its way") as caught:
+        toolchain.find(asked(toolchain="rootfs", rootfs=str(rootfs)))
+    assert f"{rootfs}/etc/os-release" in caught.value.what
+
+
+def test_the_tree_itself_may_have_its_bash_behind_a_link(rootfs: Path) -> None:
+    (rootfs / "usr/bin/bash").rename(rootfs / "usr/lib/bash")
+    (rootfs / "usr/bin/bash").symlink_to("/usr/lib/bash")
+    assert toolchain.find(asked(toolchain="rootfs", rootfs=str(rootfs))).kind == "rootfs"
+    (rootfs / "usr/bin/bash").unlink()
+    # On the host it may be there: inside it would lead nowhere.
+    (rootfs / "usr/bin/bash").symlink_to("/bin/of-the-host/bash")
+    with pytest.raises(SandboxError, match="it has no /usr/bin/bash"):
+        toolchain.find(asked(toolchain="rootfs", rootfs=str(rootfs)))
+
+
+def test_claude_of_the_tree_is_found_in_the_tree(rootfs: Path, tmp_path: Path) -> None:
+    """By its path inside, also where it is a link there; the account's own is not looked for then."""
+    executable(tmp_path / ".local/bin/claude", ELF)
+    program = executable(rootfs / "opt/claude/claude", ELF)
+    (rootfs / "usr/local/bin").mkdir(parents=True)
+    (rootfs / "usr/local/bin/claude").symlink_to("/opt/claude/claude")
+    found = toolchain.find(asked(toolchain="rootfs", rootfs=str(rootfs)))
+    assert toolchain.agent_argv(asked(), found, account(tmp_path)) == (["/usr/local/bin/claude"], ())
+    program.unlink()
+    own = Bind(f"{tmp_path}/.local/bin/claude", INSIDE)
+    assert toolchain.agent_argv(asked(), found, account(tmp_path)) == ([INSIDE], (own,))
+
+
 # The agent's program.
 
 
 def tools(folder: Path) -> Toolchain:
     return Toolchain("host", (), (), str(folder), "/usr/bin/bash")
-
-
-def account(home: Path) -> host.Account:
-    return host.Account("ann", 1000, 1000, str(home), "/bin/sh", ())
-
-
-def executable(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    path.chmod(0o755)
-    return path
-
-
-ELF = b"\x7fELF and more"
-SCRIPT = b"#!/usr/bin/env node\n"
 
 
 @pytest.mark.parametrize(
@@ -235,11 +381,49 @@ def test_programs_are_looked_for_in_absolute_directories_only(tmp_path: Path, mo
     assert host.Host({}, 1000).find("sh") == shutil.which("sh", path=host.SYSTEM_PATH)
 
 
-def test_a_missing_program_is_told_with_its_package() -> None:
-    with pytest.raises(SandboxError, match="no-such-tool is not installed") as caught:
-        host.Host({}, 1000).need("no-such-tool")
-    assert caught.value.hint == "Install the package no-such-tool."
-    assert host.missing_program("Xvfb").hint.startswith("Install the package xvfb")
+@pytest.mark.parametrize(
+    "there, program, hint",
+    [
+        pytest.param((), "no-such-tool", "Install the package no-such-tool.", id="of-its-own-name"),
+        pytest.param((), "bwrap", "Install the package bubblewrap.", id="of-another-name"),
+        pytest.param(
+            ("/usr/bin/apt-get",),
+            "bwrap",
+            "Install the package bubblewrap; as root: apt-get install bubblewrap",
+            id="apt",
+        ),
+        pytest.param(
+            ("/usr/bin/apt-get",), "Xvfb", "Install the package xvfb; as root: apt-get install xvfb", id="xvfb"
+        ),
+        pytest.param(
+            ("/etc/NIXOS", "/usr/bin/apt-get"),
+            "Xvfb",
+            "Add pkgs.xorg.xorgserver to environment.systemPackages.",
+            id="nixos",
+        ),
+        pytest.param(
+            ("/usr/bin/apt-get",),
+            "systemd-nspawn",
+            "Install the package systemd-container; as root: apt-get install systemd-container",
+            id="nspawn",
+        ),
+        pytest.param(
+            (),
+            "claude",
+            "Install the package @anthropic-ai/claude-code from npm, or let the role sandbox do it.",
+            id="claude",
+        ),
+    ],
+)
+def test_a_missing_program_is_told_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], program: str, hint: str
+) -> None:
+    monkeypatch.setattr(os.path, "exists", lambda path: path in there)
+    monkeypatch.setattr(host.Host, "find", lambda *_: None)
+    assert host.missing(program) == host.Problem(f"{program} is not installed on this host.", hint)
+    with pytest.raises(SandboxError, match=f"{program} is not installed") as caught:
+        host.Host({}, 1000).need(program)
+    assert caught.value.hint == hint
 
 
 @pytest.mark.parametrize(

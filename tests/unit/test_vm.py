@@ -129,14 +129,14 @@ def test_what_is_hidden_of_the_programs_is_hidden_in_the_share(job: base.Job) ->
 @pytest.mark.parametrize(
     "accel,trouble,expected",
     [
-        ("auto", None, ("kvm", None)),
+        ("auto", None, ("kvm", "")),
         ("auto", "no", ("tcg", "no")),
         ("kvm", "no", ("kvm", "no")),
-        ("tcg", "no", ("tcg", None)),
+        ("tcg", "no", ("tcg", "")),
     ],
 )
 def test_the_accelerator_is_one_that_works(
-    monkeypatch: pytest.MonkeyPatch, accel: str, trouble: str | None, expected: tuple[str, str | None]
+    monkeypatch: pytest.MonkeyPatch, accel: str, trouble: str | None, expected: tuple[str, str]
 ) -> None:
     monkeypatch.setattr(vm, "_kvm_trouble", lambda: trouble)
     assert vm.accelerator(asked(vm={"accel": accel})) == expected

@@ -144,7 +144,13 @@ def _collect(process: subprocess.Popen[bytes], stdin: bytes, timeout: float | No
                 kept += piece[: OUTPUT_LIMIT - len(kept)]
                 if not piece:
                     selector.unregister(key.fileobj)
-    code = process.wait()
+    try:
+        code = process.wait(None if end is None else max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        # It may go on for long after it has closed its streams.
+        timed_out = True
+        os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
     out, err = (bytes(kept) for kept in streams.values())
     for stream in (source, *sinks):
         stream.close()

@@ -36,7 +36,7 @@ FOLDER = "/run/claude-sandbox"
 _MACHINES = f"{FOLDER}/machines"
 _ROOTS = f"{FOLDER}/root"
 _START = "/run/claude-sandbox"  # inside: how the program gets its environment
-_NAME_RULE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,48}[A-Za-z0-9])?-[0-9a-f]{12}\Z")
+_NAME_RULE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,48}[A-Za-z0-9])?-[0-9a-f]{12}\Z")
 _RECORD_LIMIT = 1 << 16
 # The range in which systemd-nspawn itself looks for free ids (systemd's UIDS-GIDS).
 _FIRST_BASE, _LAST_BASE, _RANGE = 0x80000, 0x6FFF0000, 0x10000
@@ -50,19 +50,24 @@ _FORBIDDEN_TOPS = ("proc", "sys", "dev")
 _SCRIPT = """\
 if [ "$1" = wait ]; then
   for name in $(compgen -e); do unset -v "$name"; done
-  { while IFS= read -r -d '' pair; do export "$pair"; done <"$0/environment"; } 2>/dev/null
+  while IFS= read -r -d '' claude_sandbox_pair; do
+    export "$claude_sandbox_pair"
+  done <"$0/environment" 2>/dev/null
   trap : INT QUIT
-  "$2" -c "$BASH_EXECUTION_STRING" "$0" run "${@:3}"
+  "$2" -p -c "$BASH_EXECUTION_STRING" "$0" run "${@:3}"
   exit
 fi
-unset -v SHLVL
 shopt -s execfail
-cd -- "$2" && shift 2 && exec -- "$@"
+cd -- "$2" && shift 2 && unset -v SHLVL OLDPWD && exec -- "$@"
 echo failed >"$0/failed"
 exit 126"""
 # Runs outside, as root, for as long as the container: tells its exit code to the pane and to the file.
 _SUPERVISOR = '"$@" 3>&- 4>&-\ncode=$?\necho "$code" >&3\necho "$code" >&4\nexit "$code"'
-READ_ONLY_NAMES = ("BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID")  # bash takes them from nobody
+# Variables in which bash keeps something of its own, and so passes none on; BASH_ENV it does.
+_OF_BASH = re.compile(
+    r"BASH(?!_ENV\Z)\w*|COMP_\w+|COPROC|DIRSTACK|EPOCH\w+|EUID|FUNCNAME|GROUPS|HISTCMD|IFS|LINENO|OLDPWD|OPT(ARG|ERR|IND)"
+    r"|PIPESTATUS|PPID|PS4|RANDOM|SECONDS|SHELLOPTS|SHLVL|SRANDOM|UID|_"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +110,14 @@ class Order:
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Order:
         """An order from its JSON, checked. Raises KeyError, TypeError or ValueError where it is none."""
+        for name in ("mounts", "links", "devices", "argv", "files", "env"):
+            if not isinstance(content[name], dict if name in ("files", "env") else (list, tuple)):
+                raise TypeError(f"{name} is of another kind")
+        if not content["argv"]:
+            raise ValueError("there is no program")
         mounted = tuple(
-            Mounted(_inside(each["target"]), bool(each["writable"]), bool(each["own"])) for each in content["mounts"]
+            Mounted(_inside(each["target"]), each["writable"] is True, each["own"] is True)
+            for each in content["mounts"]
         )
         return cls(
             machine=_machine(content["machine"]),
@@ -183,7 +194,17 @@ class Machine:
 
 def name_of(name: str, identity: str) -> str:
     """The machine of a sandbox: a name that `machinectl list` shows, and no other sandbox has."""
-    return f"{name[:50].rstrip('-_')}-{identity}"
+    return f"{host_name(name)[:50].rstrip('-')}-{identity}"
+
+
+def host_name(name: str) -> str:
+    """A sandbox's name as one of a host: there is no _ in those, and no - at the end."""
+    return name.replace("_", "-").rstrip("-")
+
+
+def unusable(names: Iterable[str]) -> list[str]:
+    """The variables of these that cannot be given to a program in a container."""
+    return sorted(name for name in names if _OF_BASH.fullmatch(name))
 
 
 def _root(machine: Machine) -> str:
@@ -268,7 +289,8 @@ def _claim(order: Order, owner: Account) -> Machine:
 
 
 def _free_base(name: str) -> int:
-    taken = [(machine.base, _RANGE) for machine in map(_read, _names()) if machine is not None and machine.base]
+    others = (machine for machine in map(_read, _names()) if machine is not None and machine.alive())
+    taken = [(machine.base, _RANGE) for machine in others if machine.base and machine.name != name]
     taken += mapped_ranges()
     slots = (_LAST_BASE - _FIRST_BASE) // _RANGE + 1
     first = int(name[-12:], 16)
@@ -309,6 +331,9 @@ def start(content: Mapping[str, Any], descriptors: Sequence[int], owner: Account
     machine = _claim(order, owner)
     try:
         init = _started(order, machine, owner, descriptors, nspawn)
+    except OSError as error:
+        _end(_read(machine.name) or machine, 0)
+        raise SandboxError(f"The container could not be made: {error.strerror}.") from None
     except BaseException:
         _end(_read(machine.name) or machine, 0)
         raise

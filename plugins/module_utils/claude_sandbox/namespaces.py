@@ -104,14 +104,25 @@ def same_file(source: str, root: str, target: str) -> bool:
 
 
 def _identity(root: str, path: str) -> tuple[int, int]:
-    descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = walked(root, path)
     try:
-        for part in path.strip("/").split("/"):
-            # A link is opened itself, and then is no directory to go on from.
-            deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = deeper
         status = os.fstat(descriptor)
         return status.st_dev, status.st_ino
     finally:
         os.close(descriptor)
+
+
+def walked(root: str, path: str) -> int:
+    """A descriptor (O_PATH) of a path under a root, on the way to which no link is followed. Raises OSError.
+
+    It may be of a link, where the path itself is one.
+    """
+    descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in path.strip("/").split("/"):
+        try:
+            # A link is opened itself, and then is no directory to go on from.
+            deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = deeper
+    return descriptor

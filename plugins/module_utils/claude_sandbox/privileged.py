@@ -81,7 +81,7 @@ def serving(owner: Account, handlers: Mapping[str, Handler], function: Callable[
 
 
 def _serve(channel: socket.socket, handlers: Mapping[str, Handler]) -> None:
-    with contextlib.suppress(OSError, ValueError, EOFError):
+    with contextlib.suppress(OSError, ValueError, EOFError, RecursionError):
         while (received := _receive(channel)) is not None:
             content, descriptors = received
             try:
@@ -98,8 +98,11 @@ def _reply(handlers: Mapping[str, Handler], content: Mapping[str, Any], descript
         return {"value": procs.fork(None, lambda: handler(content, descriptors)).result()}
     except SandboxError as error:
         return {"what": error.what, "hint": error.hint}
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        return {"what": f"The request to root was refused: {type(error).__name__}: {error}.", "hint": ""}
+    except KeyError:
+        return {"what": "The request to root was refused: there is no such operation.", "hint": ""}
+    except RuntimeError as error:
+        # What went wrong in the child, the last line of which says it.
+        return {"what": f"The request to root was refused: {str(error).strip().splitlines()[-1][:400]}.", "hint": ""}
 
 
 def _send(channel: socket.socket, content: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
@@ -165,23 +168,35 @@ def by_sudo(sudo: str, operation: str, folder: str, content: Mapping[str, Any], 
     seconds: how long at most, beyond what the helper itself takes to start. Raises SandboxError where sudo refuses.
     """
     state_dir, name = os.path.dirname(os.path.dirname(folder)), os.path.basename(folder)
+    process = subprocess.Popen(
+        [sudo, "-n", HELPER, operation, state_dir, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+    )
+    limit = None if seconds is None else seconds + _HELPER_SECONDS
     try:
-        done = subprocess.run(
-            [sudo, "-n", HELPER, operation, state_dir, name],
-            input=json.dumps(content).encode(),
-            capture_output=True,
-            check=False,
-            cwd="/",
-            timeout=None if seconds is None else seconds + _HELPER_SECONDS,
-        )
+        out, err = process.communicate(json.dumps(content).encode(), limit)
     except subprocess.TimeoutExpired:
+        _abandon(process)
         raise SandboxError(f"{HELPER} did not answer.", "Look with ps what it waits for, and try again.") from None
     try:
-        reply = json.loads(done.stdout)
-        return _value(reply)
+        return _value(json.loads(out))
     except (ValueError, KeyError, TypeError):
-        words = done.stderr.decode(errors="replace").strip().splitlines()
+        words = err.decode(errors="replace").strip().splitlines()
         raise SandboxError(
-            f"sudo did not run {HELPER}: {words[-1] if words else f'it ended with {done.returncode}'}.",
+            f"sudo did not run {HELPER}: {words[-1] if words else f'it ended with {process.returncode}'}.",
             "A sandbox in a container needs root, or this helper and its sudo rule: the role sandbox installs both.",
         ) from None
+
+
+def _abandon(process: subprocess.Popen[bytes]) -> None:
+    """End a process where that is ours to do, which it is not once sudo has made it root's; listen no longer."""
+    with contextlib.suppress(PermissionError, subprocess.TimeoutExpired):
+        process.kill()
+        process.wait(1)
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()

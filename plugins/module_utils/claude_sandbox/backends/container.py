@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .. import files, machines, privileged, procs
+from .. import files, machines, namespaces, privileged, procs
 from ..commands import Completed, Invocation
 from ..errors import SandboxError, shown
 from ..grants import DEVICE, READ_WRITE, Bind
@@ -19,6 +19,7 @@ from ..machines import Mounted, Order
 from ..privileged import Handler
 from ..procs import Process, Usage
 from ..spec import Spec
+from ..toolchain import Toolchain
 from .base import Command, Job, Running, ordered
 
 OWN_SCREEN = False
@@ -57,7 +58,7 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
     ]
     found += [
         Problem(f"env: {name} cannot be set in a container.", "Give the variable another name.")
-        for name in sorted(set(spec.env) & set(machines.READ_ONLY_NAMES))
+        for name in machines.unusable(spec.env)
     ]
     return found
 
@@ -101,6 +102,8 @@ def _process(content: Mapping[str, int]) -> Process:
 
 
 def _order(job: Job, pane: Process) -> Mapping[str, int]:
+    for name in machines.unusable(job.env):
+        raise SandboxError(f"The variable {name} cannot be set in a container.", "Give it another name.")
     binds = [bind for bind in ordered(job.binds) if bind.mode != DEVICE and not bind.target.startswith("/sys/")]
     with contextlib.ExitStack() as held:
         descriptors = [held.enter_context(_closing(each)) for each in _ends(job.folder, pane)]
@@ -116,7 +119,7 @@ def _order(job: Job, pane: Process) -> Mapping[str, int]:
         order = Order(
             machine=machines.name_of(job.name, job.id),
             label=job.record,
-            hostname=job.name.rstrip("-_"),
+            hostname=machines.host_name(job.name),
             network=job.spec.network,
             user_namespace=user_namespace(job.spec),
             mounts=mounted,
@@ -165,11 +168,7 @@ def _opened(bind: Bind) -> int:
     try:
         if not bind.checked:
             return os.open(bind.source, os.O_PATH | os.O_CLOEXEC)
-        descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        for part in bind.source.strip("/").split("/"):
-            deeper = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor)
-            os.close(descriptor)
-            descriptor = deeper
+        descriptor = namespaces.walked("/", bind.source)
     except OSError as error:
         raise SandboxError(f"{shown(bind.source)} cannot be mounted: {error.strerror}.", "Try again.") from None
     if stat.S_ISLNK(os.fstat(descriptor).st_mode):
@@ -269,6 +268,21 @@ def agent_pid(running: Running) -> int | None:
 def usage(running: Running) -> Usage:
     """What the container's processes use: those that its first process is an ancestor of."""
     return procs.tree_usage(running.init.pid)
+
+
+def why_dead(folder: str) -> str | None:
+    """It ends with its program."""
+    return None
+
+
+def own_grants(spec: Spec, toolchain: Toolchain) -> tuple[str, ...]:
+    """All that it has is the host's."""
+    return ()
+
+
+def accelerator(spec: Spec) -> tuple[str, str] | None:
+    """Its processor is the host's."""
+    return None
 
 
 def frame(running: Running) -> bytes:
