@@ -43,11 +43,15 @@ def arguments(spec: Spec, resumes: bool) -> list[str]:
 
 def notice(spec: Spec) -> str:
     """What the agent is told about where it is."""
+    in_guest = spec.backend == "vm"
     network = "You have the host's network." if spec.network else "There is no network here; only loopback exists."
+    if in_guest and spec.network:
+        network = "You reach the network through the host, which is 10.0.2.2 here."
+    kept = "~/.local and ~/.cache" if in_guest else "~/.local, ~/.cache and /tmp"
     lines = [
         "You are working inside a sandbox made for this project; you are not on the user's own machine.",
         f"The project, {spec.project_dir}, is the user's real directory: what you write there stays.",
-        "Of the rest, only ~/.local, ~/.cache and /tmp are kept from one start to the next; the system is read-only.",
+        f"Of the rest, only {kept} are kept from one start to the next; the system is read-only.",
         network,
     ]
     if spec.granted("display"):

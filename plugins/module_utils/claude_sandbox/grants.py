@@ -44,12 +44,14 @@ class Grant:
     sources: what is mounted, each where it exists; a grant of which nothing exists is skipped.
     env: variables set inside, with the same words as a source.
     passes: the names (or beginnings, with a final *) of the owner's variables that go in as they are.
+    in_guest: the variables where a virtual machine has one of its own, and needs none of the host's.
     """
 
     sources: tuple[Source, ...] = ()
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     passes: tuple[str, ...] = ()
     words: str = ""  # what it means, for people
+    in_guest: Mapping[str, str] | None = None
 
 
 TABLE: Mapping[str, Grant] = {
@@ -64,6 +66,7 @@ TABLE: Mapping[str, Grant] = {
         (Source("$X_SOCKET"), Source("$X_COOKIE", "$INSIDE_RUNTIME/xauth")),
         env={"DISPLAY": "$DISPLAY", "XAUTHORITY": "$INSIDE_RUNTIME/xauth"},
         words="has a screen of its own",
+        in_guest={"DISPLAY": ":0"},
     ),
     "audio": Grant(
         (
@@ -106,7 +109,8 @@ class Owner:
     """Whom the sandbox belongs to, as far as grants ask.
 
     runtime: the account's XDG_RUNTIME_DIR on the host; data, store: the sandbox's and the project's own folders.
-    display: the number of the sandbox's X display, where it has one.
+    display: the number of the sandbox's X display, where it has one of the host's.
+    guest_has: the grants that its virtual machine has of its own, where it is one.
     """
 
     home: str
@@ -117,6 +121,7 @@ class Owner:
     store: str
     display: int | None = None
     x_cookie: str = ""
+    guest_has: tuple[str, ...] = ()
 
     @property
     def inside_runtime(self) -> str:
@@ -164,6 +169,10 @@ def resolve(spec: Spec, owner: Owner, exists: Exists) -> Granted:
     words = owner.words()
     for name, grant in TABLE.items():
         if not spec.granted(name):
+            continue
+        if name in owner.guest_has and grant.in_guest is not None:
+            given.append(name)
+            env |= grant.in_guest
             continue
         found, missing = _sources(grant, words, exists)
         passed = {key: value for key, value in owner.environ.items() if _passes(grant, key)}

@@ -21,6 +21,8 @@ from .registry import Record
 
 _STEP = 0.1  # seconds between two looks at a screen
 _BEGIN_SECONDS = 3.0  # within which an agent that was given work has begun; measured: 0.06
+_PASTE_SECONDS = 0.3  # after which a key is no part of what was typed before
+_EMULATED = 10  # times as long where the processor is emulated
 
 
 def live_instance(record: Record) -> Instance:
@@ -56,7 +58,7 @@ def converse(host: Host, record: Record, text: str | None, keys: Sequence[str], 
     if text:
         session.send_text(host, instance.folder, text)
         # An interface that takes fast input for a paste would take the Enter for a part of it.
-        time.sleep(0.3 if keys else 0)
+        time.sleep(_PASTE_SECONDS * _slowness(instance) if keys else 0)
     if keys:
         session.send_keys(host, instance.folder, keys)
     since = time.monotonic() if text or keys else None
@@ -93,7 +95,13 @@ def _is_idle(record: Record, instance: Instance, before: usage.Activity | None, 
     now = _activity(record, instance)
     if now is None or now.status != "idle":
         return False
-    return since is None or before is None or now.mark != before.mark or time.monotonic() - since > _BEGIN_SECONDS
+    if since is None or before is None or now.mark != before.mark:
+        return True
+    return time.monotonic() - since > _BEGIN_SECONDS * _slowness(instance)
+
+
+def _slowness(instance: Instance) -> int:
+    return _EMULATED if instance.accelerator == "tcg" else 1
 
 
 def _activity(record: Record, instance: Instance) -> usage.Activity | None:

@@ -28,12 +28,18 @@ def socket(folder: str) -> str:
     return f"{folder}/tmux"
 
 
+def launch_folder(folder: str) -> str:
+    """Where in a runtime folder that is which passes between us and the backend."""
+    return f"{folder}/launch"
+
+
 @dataclasses.dataclass(frozen=True)
 class Instance:
     """One start of a sandbox: its processes, its folder, and what it was given.
 
     Times are seconds since the epoch. `folder` is the runtime folder on the host.
     `exit_code` is known once the program has ended, and may be None even then.
+    `accelerator` is what executes a virtual machine, and `not_kvm` says why that is nothing quicker.
     """
 
     boot_id: str
@@ -49,6 +55,8 @@ class Instance:
     skipped: Mapping[str, str]
     stopped_at: float | None = None
     exit_code: int | None = None
+    accelerator: str | None = None
+    not_kvm: str = ""
 
     @property
     def socket(self) -> str:
@@ -66,7 +74,12 @@ class Instance:
     @classmethod
     def parse(cls, content: Mapping[str, Any]) -> Instance:
         """An instance from its JSON. Raises KeyError, TypeError or ValueError where it is none."""
-        values = {field.name: content[field.name] for field in dataclasses.fields(cls)}
+        values = {
+            field.name: content[field.name]
+            if field.default is dataclasses.MISSING
+            else content.get(field.name, field.default)
+            for field in dataclasses.fields(cls)
+        }
         for name in ("server", "pane", "init", "xvfb"):
             if values[name] is not None:
                 values[name] = Process(int(values[name]["pid"]), int(values[name]["start"]))

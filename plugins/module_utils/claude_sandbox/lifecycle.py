@@ -18,7 +18,7 @@ from .backends.base import Backend, Command, Job, Running
 from .errors import SandboxError, shown
 from .grants import READ_WRITE, Bind
 from .host import Account, Host, Problem, account, boot_id, group_name, missing, user_namespaces
-from .instance import Instance, socket
+from .instance import Instance, launch_folder, socket
 from .procs import Process
 from .registry import Record, remove_tree
 from .spec import Mount, Spec
@@ -199,6 +199,7 @@ def start(host: Host, task: Start) -> Instance:
             except SandboxError as error:
                 raise _with_last_words(host, folder, error) from None
         undo.pop_all()
+    accelerator = ways.accelerator(spec)
     return Instance(
         boot_id=boot_id(),
         started_at=time.time(),
@@ -211,6 +212,8 @@ def start(host: Host, task: Start) -> Instance:
         env={name: value for name, value in job.env.items() if name not in task.secrets},
         given=granted.given,
         skipped=granted.skipped,
+        accelerator=accelerator[0] if accelerator else None,
+        not_kvm=accelerator[1] if accelerator else "",
     )
 
 
@@ -238,7 +241,8 @@ def begin(host: Host, task: Start) -> Begun:
 def assemble(host: Host, task: Start, begun: Begun, screen: int | None) -> tuple[Job, grants.Granted]:
     """All that the backend needs to know. screen: the number of the sandbox's X display, where it has one."""
     spec, owner, record = task.record.asked(), task.owner, task.record
-    place = _place(host, task, screen)
+    own = backend(spec).own_grants(spec, begun.toolchain)
+    place = dataclasses.replace(_place(host, task, screen), guest_has=own)
     granted = _without_missing(grants.resolve(spec, place, _readable))
     env = agent.environment(spec, record.name, owner, place, begun.toolchain, granted)
     job = Job(
@@ -252,8 +256,8 @@ def assemble(host: Host, task: Start, begun: Begun, screen: int | None) -> tuple
         binds=(*begun.binds, *granted.binds),
         env=env | dict(task.secrets),
         files=begun.files,
-        folder=session.launch_folder(task.folder),
-        masks=toolchain.masks(begun.toolchain) if owner.uid == 0 and spec.backend == "bubblewrap" else (),
+        folder=launch_folder(task.folder),
+        masks=toolchain.masks(begun.toolchain) if owner.uid == 0 and spec.backend != "container" else (),
         display=screen,
         resumes=task.resumes,
     )
@@ -281,7 +285,7 @@ def _prepare(task: Start, shared: bool) -> None:
     """Make the folders that are mounted or written to."""
     spec = task.record.asked()
     try:
-        os.mkdir(session.launch_folder(task.folder), 0o700)
+        os.mkdir(launch_folder(task.folder), 0o700)
         stored = [f"{task.store}/{name}" for name in grants.stored_folders()]
         for path in (f"{task.record.data}/{claude.SESSIONS}", *stored):
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -421,7 +425,12 @@ def stop(host: Host, live: Running, instance: Instance) -> Instance:
 
 def exit_code(spec: Spec, instance: Instance) -> int | None:
     """What the program ended with, where it ended by itself."""
-    return backend(spec).exit_code(session.launch_folder(instance.folder))
+    return backend(spec).exit_code(launch_folder(instance.folder))
+
+
+def why_dead(spec: Spec, instance: Instance) -> str | None:
+    """Why it ended, where that was not the program's own doing."""
+    return backend(spec).why_dead(launch_folder(instance.folder))
 
 
 def sweep(host: Host, folder: str, live: Running) -> None:

@@ -144,7 +144,9 @@ class Sandboxes:
             record = self.registry.get(request.name)
         after = self._predicted(planned.actions, before, spec) if check else self._shown(record)
         view = self.view(record) if record is not None else None
-        return Outcome(planned.actions, before, after, view, tuple(self._warnings(request, record, spec)))
+        return Outcome(
+            planned.actions, before, after, view, tuple(self._warnings(request, record, spec, planned.actions))
+        )
 
     def ensure_all(
         self, requests: Sequence[Request], prune: bool = False, check: bool = False, workers: int | None = None
@@ -314,11 +316,15 @@ class Sandboxes:
         status = {"start": plan.RUNNING, "stop": plan.STOPPED}.get(actions[-1], before["status"])
         return {"status": status, **(spec.to_dict() if spec else {})}
 
-    def _warnings(self, request: Request, record: Record | None, spec: Spec | None) -> Iterable[str]:
+    def _warnings(
+        self, request: Request, record: Record | None, spec: Spec | None, actions: Sequence[str]
+    ) -> Iterable[str]:
         if record is None and request.state == "stopped":
             yield f"There is no sandbox {request.name!r} to stop."
         if spec is not None and spec.user == "root" and request.state in ("started", "restarted"):
             yield "This sandbox runs as root: give it a user of its own, for an agent that gets out would be root."
+        if record is not None and record.instance is not None and record.instance.not_kvm and "start" in actions:
+            yield f"The virtual machine runs without KVM, and slowly: {record.instance.not_kvm}."
         if record is not None and record.instance is not None and spec is not None:
             # Without ~/.claude there is no login: that is news to whoever did not ask for it by name, too.
             missed = {name for name, given in spec.grants.items() if given} | {"claude"}

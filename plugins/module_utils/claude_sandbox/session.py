@@ -18,7 +18,7 @@ from . import landlock, procs
 from .backends.base import Command
 from .errors import SandboxError
 from .host import Host
-from .instance import SESSION, socket
+from .instance import SESSION, launch_folder, socket
 from .procs import Process
 
 LOG_LIMIT = 4 << 20  # bytes after which the log begins another file; two files are kept
@@ -84,6 +84,9 @@ class Opening:
         size = ("-x", str(_COLUMNS), "-y", str(_ROWS))
         pane = _pane_argv(folder, command)
         steps.append(("new-session", "-d", "-s", SESSION, *size, "-P", "-F", "#{pid} #{pane_pid}", "--", *pane))
+        if not command.resizes:
+            # Not before the session: tmux 3.3 ends when it makes one then.
+            steps.append(("set", "-g", "window-size", "manual"))
         steps.append(("pipe-pane", "-t", SESSION, _LOG_SCRIPT))
         words = [";" if word is None else _literal(word) for step in steps for word in (*step, None)][:-1]
         self._client = subprocess.Popen(
@@ -180,11 +183,6 @@ def _pane_argv(folder: str, command: Command) -> list[str]:
     redirections += [f'{number}>"$0/{name}"' for number, name in command.outputs.items()]
     redirections += [f'{number}<"$0/{name}"' for number, name in command.gates.items()]
     return ["/bin/sh", "-c", f'exec "$@" {" ".join(redirections)}', launch_folder(folder), *command.argv]
-
-
-def launch_folder(folder: str) -> str:
-    """Where the command's descriptors lead."""
-    return f"{folder}/launch"
 
 
 class Pipes:

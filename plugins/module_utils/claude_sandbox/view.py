@@ -10,7 +10,7 @@ from typing import Any
 
 from . import plan
 from .host import Host
-from .instance import SESSION, Instance
+from .instance import SESSION, Instance, launch_folder
 from .registry import Record
 
 
@@ -34,7 +34,9 @@ def of(host: Host, record: Record, status: str) -> dict[str, Any]:
         "display_num": live.display if live else None,
         "tmux_session": SESSION if kept else None,
         "tmux_socket": kept.socket if kept else None,
-        "qemu_qmp_socket": None,
+        "qemu_qmp_socket": _monitor(live) if live and spec.backend == "vm" else None,
+        "accelerator": live.accelerator if live else None,
+        "reason": None,
         "attach_command": attach_command(host, record, kept) if kept else None,
         "log": record.log,
         "given": list(instance.given) if instance else [],
@@ -44,9 +46,16 @@ def of(host: Host, record: Record, status: str) -> dict[str, Any]:
         from . import lifecycle
 
         view["exit_code"] = lifecycle.exit_code(spec, instance)
+        view["reason"] = lifecycle.why_dead(spec, instance)
     elif instance and status == plan.STOPPED:
         view["exit_code"] = instance.exit_code
     return view
+
+
+def _monitor(instance: Instance) -> str:
+    from .backends import vm
+
+    return vm.monitor(launch_folder(instance.folder))
 
 
 def attach_command(host: Host, record: Record, instance: Instance) -> str:

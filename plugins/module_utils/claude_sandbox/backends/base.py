@@ -26,12 +26,14 @@ class Command:
     inputs: the descriptors that it reads, the first of them before the others; none where it reads no contents.
     outputs: descriptor → name of a file in the launch folder that it writes.
     gates: descriptor → name of a pipe there that holds it until we write.
+    resizes: whether what runs in the pane follows when that gets another size.
     """
 
     argv: tuple[str, ...]
     inputs: tuple[int, ...]
     outputs: Mapping[int, str]
     gates: Mapping[int, str]
+    resizes: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,15 @@ class Backend(Protocol):
 
     def usage(self, running: Running) -> Usage:
         """What its processes use now, without starting any."""
+
+    def why_dead(self, folder: str) -> str | None:
+        """Why it ended, in one line, where that was not the program's own doing; `folder` is the launch folder."""
+
+    def own_grants(self, spec: Spec, toolchain: Toolchain) -> tuple[str, ...]:
+        """The grants that it has of its own, and needs none of the host's for."""
+
+    def accelerator(self, spec: Spec) -> tuple[str, str] | None:
+        """What executes a guest's instructions, and why nothing quicker, or nothing; None where there is no guest."""
 
     def frame(self, running: Running) -> bytes:
         """What its own screen shows, as PNG. Raises SandboxError where it has none of its own."""

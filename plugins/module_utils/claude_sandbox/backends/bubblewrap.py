@@ -18,6 +18,7 @@ from ..host import Account, Host, Problem, apparmor_restricts_namespaces, missin
 from ..privileged import Handler
 from ..procs import Process, Usage
 from ..spec import Spec
+from ..toolchain import Toolchain
 from .base import Command, Job, Running, ordered
 
 OWN_SCREEN = False
@@ -238,6 +239,21 @@ def agent_pid(running: Running) -> int | None:
 def usage(running: Running) -> Usage:
     """What the processes of its pid namespace use."""
     return procs.namespace_usage(running.init.pid)
+
+
+def why_dead(folder: str) -> str | None:
+    """It ends with its program."""
+    return None
+
+
+def own_grants(spec: Spec, toolchain: Toolchain) -> tuple[str, ...]:
+    """All that it has is the host's."""
+    return ()
+
+
+def accelerator(spec: Spec) -> tuple[str, str] | None:
+    """Its processor is the host's."""
+    return None
 
 
 def frame(running: Running) -> bytes:

@@ -21,7 +21,8 @@ from ..commands import Completed, Invocation
 from ..errors import SandboxError, shown
 from ..grants import READ_ONLY, Bind
 from ..guest_agent import Agent
-from ..host import Account, Host, Problem
+from ..host import Account, Host, Problem, missing
+from ..instance import launch_folder
 from ..privileged import Handler
 from ..procs import Process, Usage
 from ..spec import Spec
@@ -62,7 +63,9 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
         return [Problem(f"The backend vm is made for x86_64, and this is {machine}.", "Use another backend.")]
     found = bubblewrap.problems(host, spec)
     if host.find(_PROGRAM) is None:
-        found.append(Problem(f"{_PROGRAM} is not installed on this host.", "Install the package qemu-system-x86."))
+        found.append(missing(_PROGRAM))
+    if spec.glx:
+        found.append(Problem("glx has no effect in a virtual machine, whose screen is its own.", "Leave it out."))
     folder = spec.vm["guest"]
     if not all(os.access(f"{folder}/{name}", os.R_OK) for name in _GUEST_FILES):
         found.append(
@@ -98,11 +101,11 @@ def _toolchain_problems(spec: Spec) -> Iterator[Problem]:
     except SandboxError as error:
         yield Problem(error.what, error.hint)
         return
-    missing = sorted({package for name, package in _NEEDED_INSIDE.items() if _program(tools, name) is None})
-    if missing:
+    lacking = sorted({package for name, package in _NEEDED_INSIDE.items() if _program(tools, name) is None})
+    if lacking:
         yield Problem(
-            f"The programs for the guest ({tools.kind}) lack what runs it: {', '.join(missing)}.",
-            f"Install {' '.join(missing)} there.",
+            f"The programs for the guest ({tools.kind}) lack what runs it: {', '.join(lacking)}.",
+            f"Install {' '.join(lacking)} there.",
         )
 
 
@@ -114,11 +117,11 @@ def _program(tools: Toolchain, name: str) -> str | None:
     return None
 
 
-def accelerator(spec: Spec) -> tuple[str, str | None]:
+def accelerator(spec: Spec) -> tuple[str, str]:
     """`kvm` or `tcg`, and where it is not kvm though that was not ruled out, why not."""
     wanted = spec.vm["accel"]
     trouble = None if wanted == "tcg" else _kvm_trouble()
-    return ("tcg" if wanted == "tcg" or (wanted == "auto" and trouble) else "kvm"), trouble
+    return ("tcg" if wanted == "tcg" or (wanted == "auto" and trouble) else "kvm"), trouble or ""
 
 
 def _kvm_trouble() -> str | None:
@@ -145,6 +148,7 @@ def command(host: Host, spec: Spec, argv: Sequence[str], files: int) -> Command:
         (_ARGS, *calls, _JOB, _FILES),
         {_STATUS: "status"},
         {_GATE: "gate"},
+        resizes=False,
     )
 
 
@@ -205,10 +209,7 @@ def contents(job: Job) -> dict[int, bytes]:
 def _task(job: Job) -> guest.Task:
     shared = _shared(job)
     places = (guest.Place(path, bind.target, os.path.isdir(bind.source)) for path, bind in shared)
-    screen = None
-    if job.spec.granted("display"):
-        screen = next((path for path in _XORG if os.path.exists(f"{job.toolchain.root}{path}")), None)
-        screen = screen or _program(job.toolchain, "Xorg")
+    screen = _x_server(job.toolchain) if job.spec.granted("display") else None
     return guest.Task(
         name=job.name,
         owner=_guest_account(job.owner),
@@ -225,6 +226,17 @@ def _task(job: Job) -> guest.Task:
         guest_agent=_program(job.toolchain, "qemu-ga") or "qemu-ga",
         screen=screen,
     )
+
+
+def own_grants(spec: Spec, toolchain: Toolchain) -> tuple[str, ...]:
+    """A screen, where its programs have what draws on it."""
+    return ("display",) if _x_server(toolchain) is not None else ()
+
+
+def _x_server(tools: Toolchain) -> str | None:
+    """The X server that the guest can run, or None."""
+    found = next((path for path in _XORG if os.path.exists(f"{tools.root}{path}")), None)
+    return found or _program(tools, "Xorg")
 
 
 def _guest_account(owner: Account) -> guest.Account:
@@ -435,6 +447,11 @@ def _tell(running: Running, word: bytes) -> bool:
         os.close(pipe)
 
 
+def monitor(folder: str) -> str:
+    """QEMU's own socket (QMP), in a launch folder."""
+    return f"{folder}/{_OWN_FILES}/qmp"
+
+
 def frame(running: Running) -> bytes:
     """What its screen shows, as PNG. Raises SandboxError where it has none, or QEMU does not draw it."""
     if not running.spec.granted("display"):
@@ -453,7 +470,7 @@ def _launch(running: Running) -> str:
     instance = running.instance
     if instance is None:
         raise SandboxError(f"Sandbox {shown(running.name)} is not running.", "Start it first (state: started).")
-    return f"{instance.folder}/launch"
+    return launch_folder(instance.folder)
 
 
 def _report(folder: str) -> guest.Report:
