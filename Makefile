@@ -71,6 +71,13 @@ GUEST_DIR ?= /usr/local/lib/claude-sandbox/guest
 guest: ## Kernel and initial file system for the backend vm, in GUEST_DIR
 	@$(PYTHON) roles/sandbox/files/guest/build.py "$(GUEST_DIR)"
 
+# A tree for `toolchain: rootfs`, as root.
+ROOTFS_DIR ?= /usr/local/lib/claude-sandbox/rootfs
+
+.PHONY: rootfs
+rootfs: ## Programs for sandboxes that shall not see the host's own, in ROOTFS_DIR
+	@$(PYTHON) roles/sandbox/files/rootfs/build.py "$(ROOTFS_DIR)"
+
 # --- Tests ----------------------------------------------------------------------------------------------------------------
 
 PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration e2e
@@ -78,7 +85,7 @@ PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration e2e
 SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh')
 
 .PHONY: test
-test: test-deps $(PARTS) ## Everything that must pass, in parts that can be asked for by name
+test: test-deps test-guest $(PARTS) ## Everything that must pass, in parts that can be asked for by name
 
 .PHONY: $(PARTS)
 $(PARTS): env-dev
@@ -145,8 +152,14 @@ bench: env-dev ## One line a figure: NAME RATIO <= LIMIT ok
 	PYTHONPATH=.collections python -m bench
 
 # What the tests start that pip cannot give: command → package.
-DEPS := bwrap:bubblewrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
+DEPS := bwrap:bubblewrap systemd-nspawn:systemd-container sudo:sudo qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent \
+	Xorg:xserver-xorg-core mmdebstrap:mmdebstrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
 	shellcheck:shellcheck git:git npm:npm node:nodejs
+
+# What the tests' virtual machines start from; only root makes and tests them.
+.PHONY: test-guest
+test-guest: test-deps
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory guest; fi
 
 .PHONY: test-deps
 test-deps: ## Install by apt what the tests need and this machine lacks
