@@ -159,7 +159,7 @@ DEPS := bwrap:bubblewrap systemd-nspawn:systemd-container sudo:sudo qemu-system-
 # What the tests' virtual machines start from; only root makes and tests them.
 .PHONY: test-guest
 test-guest: test-deps
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory guest; fi
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory guest || { apt-get update -qq && $(MAKE) --no-print-directory guest; }; fi
 
 .PHONY: test-deps
 test-deps: ## Install by apt what the tests need and this machine lacks
