@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import selectors
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any, cast
@@ -74,29 +76,41 @@ def run(invocation: Invocation, enter: Callable[[], None]) -> Completed:
 
     Raises SandboxError where it cannot be entered. This process must have one thread, and ends with its parent.
     """
+    process = _started(invocation, enter, subprocess.PIPE, None)
+    return _collect(process, invocation.stdin, invocation.timeout)
+
+
+def run_in_terminal(invocation: Invocation, enter: Callable[[], None], terminal: int) -> int:
+    """The same in a terminal, given by its descriptor, which becomes the command's own; its exit code."""
+    code = _started(invocation, enter, terminal, terminal).wait()
+    return code if code >= 0 else 128 - code
+
+
+def _started(
+    invocation: Invocation, enter: Callable[[], None], streams: int, terminal: int | None
+) -> subprocess.Popen[bytes]:
     namespaces.die_with_parent()
     # The sandbox's own shell comes first: a script could otherwise reach, by /proc/self/exe, the program that goes in,
     # which is a file of the host's. With -p the shell reads no file that a variable names.
     try:
         # The parent has one thread, so that the work between fork and exec cannot meet a lock held by another.
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [invocation.shell, "-p", "-c", 'exec -- "$@"', "sh", *invocation.argv],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=streams,
+            stdout=streams,
+            stderr=streams,
             env=dict(invocation.env),
             start_new_session=True,
             umask=0o022,
-            preexec_fn=lambda: _go_in(enter, invocation.cwd),  # noqa: PLW1509
+            preexec_fn=lambda: _go_in(enter, invocation.cwd, terminal is not None),  # noqa: PLW1509
         )
     except (OSError, subprocess.SubprocessError):
         raise SandboxError(
             f"The sandbox could not be entered: it ended, or {shown(invocation.cwd)} is no directory in it."
         ) from None
-    return _collect(process, invocation.stdin, invocation.timeout)
 
 
-def _go_in(enter: Callable[[], None], cwd: str) -> None:
+def _go_in(enter: Callable[[], None], cwd: str, in_terminal: bool) -> None:
     """Between fork and exec: go in, and leave this process outside to wait for the one that runs inside."""
     enter()
     namespaces.die_with_parent()
@@ -105,6 +119,10 @@ def _go_in(enter: Callable[[], None], cwd: str) -> None:
     if child:
         _stand_by(child)
     namespaces.die_with_parent()
+    if in_terminal:
+        # By a leader inside: a shell there has no name for the process group of one that is outside.
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.chdir(cwd)
 
 

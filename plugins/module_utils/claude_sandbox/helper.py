@@ -27,7 +27,7 @@ from .procs import Process
 from .registry import Record, Registry
 
 _INPUT_LIMIT = 64 << 20  # bytes
-_OPERATIONS = ("start", "stop", "execute", "exists", "mount")
+_OPERATIONS = ("start", "stop", "execute", "enter", "exists", "mount")
 
 
 def main() -> None:
@@ -71,6 +71,9 @@ def _as_account(operation: str, state_dir: str, name: str, content: Mapping[str,
         return _start(host, registry, record, content, owner)
     if operation == "execute":
         return container.execute(host, live, Invocation.from_json(content["invocation"])).to_json()
+    if operation == "enter":
+        # The terminal is the standard error, for sudo passes on no other descriptor.
+        return container.interact(host, live, Invocation.from_json(content["invocation"]), sys.stderr.fileno())
     if operation == "exists":
         return container.exists(host, live, str(content["path"]))
     if operation == "mount":

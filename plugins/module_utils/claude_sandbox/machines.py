@@ -675,6 +675,19 @@ def _hide(order: Order) -> None:
 def execute(content: Mapping[str, Any], owner: Account) -> dict[str, Any]:
     """Run a command inside as the account, with no more rights than the agent has."""
     _, init = _running(owner, content["machine"])
+    invocation = commands.Invocation.from_json(content["invocation"])
+    return commands.run(invocation, _entrance(init, owner)).to_json()
+
+
+def interact(content: Mapping[str, Any], descriptors: Sequence[int], owner: Account) -> int:
+    """The same in a terminal of the account's; the command's exit code."""
+    _, init = _running(owner, content["machine"])
+    _check_terminal(descriptors[0], owner)
+    invocation = commands.Invocation.from_json(content["invocation"])
+    return commands.run_in_terminal(invocation, _entrance(init, owner), descriptors[0])
+
+
+def _entrance(init: Process, owner: Account) -> Callable[[], None]:
     calls = seccomp.program(os.uname().machine)
 
     def enter() -> None:
@@ -686,8 +699,7 @@ def execute(content: Mapping[str, Any], owner: Account) -> dict[str, Any]:
         os.setresgid(owner.gid, owner.gid, owner.gid)
         os.setresuid(owner.uid, owner.uid, owner.uid)
 
-    invocation = commands.Invocation.from_json(content["invocation"])
-    return commands.run(invocation, enter).to_json()
+    return enter
 
 
 def exists(content: Mapping[str, Any], owner: Account) -> bool:

@@ -162,17 +162,25 @@ def _exactly(channel: socket.socket, size: int) -> bytes:
     return bytes(pieces)
 
 
-def by_sudo(sudo: str, operation: str, folder: str, content: Mapping[str, Any], seconds: float | None = None) -> Any:
+def by_sudo(
+    sudo: str,
+    operation: str,
+    folder: str,
+    content: Mapping[str, Any],
+    seconds: float | None = None,
+    terminal: int = subprocess.PIPE,
+) -> Any:
     """Have the helper do something for the sandbox that is recorded in a folder; its answer.
 
-    seconds: how long at most, beyond what the helper itself takes to start. Raises SandboxError where sudo refuses.
+    seconds: how long at most, beyond what the helper itself takes to start. terminal: what it has for its standard
+    error. Raises SandboxError where sudo refuses.
     """
     state_dir, name = os.path.dirname(os.path.dirname(folder)), os.path.basename(folder)
     process = subprocess.Popen(
         [sudo, "-n", HELPER, operation, state_dir, name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=terminal,
         cwd="/",
     )
     limit = None if seconds is None else seconds + _HELPER_SECONDS
@@ -184,7 +192,7 @@ def by_sudo(sudo: str, operation: str, folder: str, content: Mapping[str, Any], 
     try:
         return _value(json.loads(out))
     except (ValueError, KeyError, TypeError):
-        words = err.decode(errors="replace").strip().splitlines()
+        words = (err or b"").decode(errors="replace").strip().splitlines()
         raise SandboxError(
             f"sudo did not run {HELPER}: {words[-1] if words else f'it ended with {process.returncode}'}.",
             "A sandbox in a container needs root, or this helper and its sudo rule: the role sandbox installs both.",

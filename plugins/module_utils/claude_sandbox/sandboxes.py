@@ -254,6 +254,13 @@ class Sandboxes:
         record = self.registry.resolve(ref)
         return working.execute(self.host, record, self._owner_of(record), argv, cwd, env or {}, stdin, timeout)
 
+    def enter(self, ref: str, argv: Sequence[str] = ()) -> int:
+        """Run a command, or a shell, in a running sandbox in the terminal of this process; its exit code."""
+        from . import working
+
+        record = self.registry.resolve(ref)
+        return working.enter(self.host, record, self._owner_of(record), argv)
+
     def exists(self, ref: str, path: str) -> bool:
         """Whether a path exists inside a running sandbox."""
         from . import working

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import display, inside, keys, lifecycle, procs, screen, toolchain
+from . import display, inside, keys, lifecycle, procs, screen, terminal, toolchain
 from . import usage as usages
 from .commands import Completed, Invocation
 from .errors import SandboxError, shown
@@ -40,6 +41,20 @@ def execute(
         return done.to_json()
 
     return Completed.from_json(lifecycle.as_owner(host, owner, spec, work, always_fork=True))
+
+
+def enter(host: Host, record: Record, owner: Account, argv: Sequence[str]) -> int:
+    """Run a command inside in this process' terminal; its exit code."""
+    instance, spec = inside.live_instance(record), record.asked()
+    shell = toolchain.find(spec).shell
+    env = {**instance.env, **keys.variables(record), "TERM": host.environ.get("TERM", "xterm")}
+    invocation = Invocation(tuple(argv) or (shell,), env, spec.project_dir, shell)
+    running, ways = lifecycle.running(record, instance, owner), lifecycle.backend(spec)
+    with terminal.lent() as lent:
+        if owner.uid != host.uid:
+            os.fchown(lent, owner.uid, -1)
+        work = lambda: ways.interact(host, running, invocation, lent)  # noqa: E731
+        return int(lifecycle.as_owner(host, owner, spec, work, always_fork=True))
 
 
 def exists(host: Host, record: Record, owner: Account, path: str) -> bool:

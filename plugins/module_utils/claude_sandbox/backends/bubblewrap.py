@@ -193,7 +193,15 @@ def _runs(init: Process) -> bool:
 
 def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
     """Run a command beside the agent: a process joins the namespaces, and gives up all that the agent has not."""
-    init = running.init
+    return commands.run(invocation, _entrance(running.init))
+
+
+def interact(host: Host, running: Running, invocation: Invocation, terminal: int) -> int:
+    """The same in a terminal."""
+    return commands.run_in_terminal(invocation, _entrance(running.init), terminal)
+
+
+def _entrance(init: Process) -> Callable[[], None]:
     calls = seccomp.program(os.uname().machine)
 
     def enter() -> None:
@@ -201,7 +209,7 @@ def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
         landlock.confine()
         namespaces.give_up_privileges(calls)
 
-    return commands.run(invocation, enter)
+    return enter
 
 
 def exists(host: Host, running: Running, path: str) -> bool:

@@ -74,6 +74,7 @@ def handlers(owner: Account, trusted: bool) -> Mapping[str, Handler]:
         "start": lambda content, descriptors: machines.start(content, descriptors, owner, trusted),
         "stop": lambda content, _descriptors: machines.stop(content, owner),
         "execute": lambda content, _descriptors: machines.execute(content, owner),
+        "enter": lambda content, descriptors: machines.interact(content, descriptors, owner),
         "exists": lambda content, _descriptors: machines.exists(content, owner),
         "mount": lambda content, descriptors: machines.add_mount(content, descriptors, owner),
     }
@@ -220,6 +221,16 @@ def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
     content = {"invocation": invocation.to_json()}
     done = _ask(host, running, "execute", content, None if invocation.timeout is None else invocation.timeout)
     return Completed.from_json(done)
+
+
+def interact(host: Host, running: Running, invocation: Invocation, terminal: int) -> int:
+    """The same in a terminal."""
+    content = {"invocation": invocation.to_json()}
+    if privileged.connected():
+        machine = machines.name_of(running.name, running.id)
+        return int(privileged.ask("enter", {"machine": machine, **content}, [terminal]))
+    # sudo passes on no descriptor but the standard ones.
+    return int(privileged.by_sudo(host.need("sudo"), "enter", running.record, content, None, terminal))
 
 
 def exists(host: Host, running: Running, path: str) -> bool:

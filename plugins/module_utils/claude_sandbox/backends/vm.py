@@ -402,6 +402,14 @@ def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
     return done
 
 
+def interact(host: Host, running: Running, invocation: Invocation, terminal: int) -> int:
+    """A guest has one terminal, which is its agent's."""
+    raise SandboxError(
+        f"Sandbox {shown(running.name)} is a virtual machine, which has no second terminal.",
+        "Attach to it, or run a command in it.",
+    )
+
+
 def exists(host: Host, running: Running, path: str) -> bool:
     """Whether a path exists, as seen from inside."""
     shell = toolchain.find(running.spec).shell
