@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import keys, lifecycle
-from .errors import SandboxError
+from .errors import SandboxError, shown
 from .host import Account, Host, account
 from .instance import Instance, socket
 from .keys import Keys
@@ -93,10 +93,20 @@ class Changes:
 
     def _mount(self, record: Record, spec: Spec) -> None:
         """Mount what is new in a sandbox that runs."""
-        recorded, owner = record.asked(), self.owner(spec)
-        live = lifecycle.running(record, record.instance, owner)
-        added = [mount for mount in spec.mounts if mount not in recorded.mounts]
-        self._as(owner, spec, lambda: lifecycle.add_mounts(self.host, live, added, self.registry.state_dir))
+        instance, owner = record.instance, self.owner(spec)
+        if instance is None:
+            raise SandboxError(f"Sandbox {shown(record.name)} is not running.", "Start it first (state: started).")
+        added = [mount for mount in spec.mounts if mount not in record.asked().mounts]
+        task = lifecycle.Start(
+            record=dataclasses.replace(record, spec=spec),
+            owner=owner,
+            folder=instance.folder,
+            store=self.registry.project_store(spec, owner),
+            secrets={},
+            resumes=False,
+            state_dir=self.registry.state_dir,
+        )
+        self._as(owner, spec, lambda: lifecycle.add_mounts(self.host, task, instance, added))
 
     def _stop(self, record: Record) -> Instance | None:
         ended = self._end(record)
@@ -128,6 +138,10 @@ class Changes:
             owner = account(os.lstat(record.data).st_uid)
         except OSError:
             return
+        if self.host.uid == 0:
+            from . import machines
+
+            machines.stop_labelled(record.folder)
         for folder in lifecycle.as_owner(self.host, owner, None, lambda: lifecycle.sweep_logging_to(record.log, owner)):
             _remove_empty(folder)
 

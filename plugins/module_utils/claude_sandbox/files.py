@@ -11,16 +11,32 @@ import stat
 from typing import Any, BinaryIO
 
 
-def open_regular(path: str) -> BinaryIO | None:
-    """A regular file opened for reading, or None: no link is followed, no pipe or device makes a reader wait."""
+def open_regular(path: str, own: int = 1) -> BinaryIO | None:
+    """A regular file opened for reading, or None: no link is followed, no pipe or device makes a reader wait.
+
+    own: how many of the path's last parts another account could have made links of.
+    """
+    *folders, name = path.rsplit("/", own)[1:]
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _opened_below(path.rsplit("/", own)[0] or "/", folders, name)
     except OSError:
         return None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         return None
     return open(descriptor, "rb")
+
+
+def _opened_below(top: str, folders: list[str], name: str) -> int:
+    folder = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in folders:
+            deeper = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = deeper
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def read_json(path: str, limit: int) -> Any:

@@ -24,18 +24,27 @@ ADDRESS, GATEWAY, NAMESERVER = "10.0.2.15", "10.0.2.2", "10.0.2.3"  # QEMU's own
 SCREEN = ":0"
 LOST = 125  # the exit code of a command whose directory is not there; it says so by a word of its own, too
 _NEW = "/new"  # where the root is put together
+# What programs expect in /dev, and no kernel makes.
+_STREAMS = (
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+)
 _TOOLS_PATH = "/usr/sbin:/sbin"  # where some distributions keep programs that only root runs
 _REPORT_LINE = re.compile(r"(started|exit|failed|missing) ?(.*)\Z")
 _MOST_DIGITS = 9
 
-# Runs as the owner: report, then become the agent. The words: directory, PATH, program; then what env is given.
+# Runs as the owner: report, have all else start, then become the agent. The words: directory, PATH, program; then what
+# env is given.
 # Programs that a shell starts in the background ignore the signals of a terminal, which the agent must not.
 _BEGIN = """\
 cd -- "$0" 2>/dev/null || { echo "failed the directory of the project is not there" >&8; exit 126; }
 PATH=$1 command -v -- "$2" >/dev/null || { echo missing >&8; exit 127; }
 shift 2
 echo "started $$" >&8
-exec env -i --default-signal=INT,QUIT "$@" 8>&-"""
+echo >&9
+exec env -i --default-signal=INT,QUIT "$@" 8>&- 9>&-"""
 
 # The same for a command beside the agent. The words: directory, what is printed where it is not there; then env's.
 _BESIDE = f"""\
@@ -147,9 +156,7 @@ def programs_path(path: str) -> str:
 
 def script(task: Task) -> bytes:
     """What the guest's first program runs, from the mounting of its root to the end of the machine."""
-    parts = [_opening(task), _network(task.network), *_mounting(task), _agent(task)]
-    if task.screen is not None:
-        parts.append(_screen(task.screen))
+    parts = [_opening(task), _network(task.network), *_mounting(task), _agent(task), _beside_agent(task)]
     return "\n".join([*parts, _closing(), ""]).encode()
 
 
@@ -157,7 +164,7 @@ def archive(task: Task) -> bytes:
     """The files and the links of the guest's root as a tar archive: the files are the owner's, and for it alone."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path, points_to in task.links:
+        for path, points_to in (*_STREAMS, *task.links):
             link = tarfile.TarInfo(path.lstrip("/"))
             link.type, link.linkname = tarfile.SYMTYPE, points_to
             tar.addfile(link)
@@ -282,7 +289,7 @@ def _field(text: str) -> str:
 
 
 def _network(wanted: bool) -> str:
-    lines = ["busybox ifconfig lo 127.0.0.1 up"]
+    lines = ["busybox mkfifo /begun", "busybox ifconfig lo 127.0.0.1 up"]
     if wanted:
         lines += [
             'while read -r module; do busybox insmod "$module"; done </lib/net',
@@ -301,29 +308,27 @@ def _agent(task: Task) -> str:
     return f"""\
 cd {_NEW}
 busybox mount --move . /
-busybox ln -s /proc/self/fd dev/fd
-busybox ln -s /proc/self/fd/0 dev/stdin
-busybox ln -s /proc/self/fd/1 dev/stdout
-busybox ln -s /proc/self/fd/2 dev/stderr
 busybox chown {task.owner.uid}:{task.owner.gid} {device}
 exec 6<>{device}
 busybox stty rows {ROWS} cols {COLUMNS} sane <&6
 wait $network
+exec 9<>/begun
 programs={shlex.quote(programs_path(task.path))}
 PATH=$programs /bin/busybox setsid -c /bin/busybox chroot . {words} <&6 >&6 2>&6 6<&- 7<&- &
-agent=$!
-agent_flags="-m virtio-serial -p /dev/vport0p{AGENT_PORT} -t /run"
-PATH=$programs /bin/busybox chroot . {shlex.quote(task.guest_agent)} $agent_flags \\
-  </dev/null >/dev/null 2>&1 6<&- 7<&- 8>&- &"""
+agent=$!"""
 
 
-def _screen(program: str) -> str:
-    flags = f"{SCREEN} -config /run/xorg.conf -logfile /run/xorg.log -nolisten tcp -noreset -novtswitch -ac vt7"
-    return f"""\
-{{
-  while read -r module; do busybox insmod "$module"; done </lib/screen
-  PATH=$programs exec /bin/busybox chroot . {shlex.quote(program)} {flags}
-}} </dev/null >/dev/null 2>&1 6<&- 7<&- 8>&- &"""
+def _beside_agent(task: Task) -> str:
+    """What the agent does not wait for, and would be slowed down by: begun once it has."""
+    guest_agent = f"{shlex.quote(task.guest_agent)} -m virtio-serial -p /dev/vport0p{AGENT_PORT} -t /run"
+    lines = ["read -r begun <&9", "exec 9<&-", f"PATH=$programs /bin/busybox chroot . {guest_agent} &"]
+    if task.screen is not None:
+        flags = f"{SCREEN} -config /run/xorg.conf -logfile /run/xorg.log -nolisten tcp -noreset -novtswitch -ac vt7"
+        lines += [
+            'while read -r module; do busybox insmod "$module"; done </lib/screen',
+            f"PATH=$programs exec /bin/busybox chroot . {shlex.quote(task.screen)} {flags}",
+        ]
+    return "\n".join(["{", *lines, "} </dev/null >/dev/null 2>&1 6<&- 7<&- 8>&- &"])
 
 
 def _closing() -> str:

@@ -121,14 +121,14 @@ def preflight(host: Host, spec: Spec, owner: Account, state_dir: str) -> None:
         _check_target(mount.target, owner)
 
 
-def add_mounts(host: Host, live: Running, added: Sequence[Mount], state_dir: str) -> None:
-    """Mount more in a sandbox that runs, whose backend can."""
+def add_mounts(host: Host, task: Start, instance: Instance, added: Sequence[Mount]) -> None:
+    """Mount more in a sandbox that runs, whose backend can. task: as for a start with the mounts that it has then."""
     from .backends import container
 
-    for mount in added:
-        _check_source("mounts:", mount.source, state_dir)
-        _check_target(mount.target, live.owner)
-        container.add_mount(host, live, grants.own_mount(mount))
+    preflight(host, task.record.asked(), task.owner, task.state_dir)
+    job, _granted = assemble(host, task, begin(host, task), instance.display)
+    live = running(task.record, instance, task.owner)
+    container.add_mounts(host, live, [grants.own_mount(each) for each in added], job.binds)
 
 
 def check_project(path: str, owner: Account, state_dir: str) -> None:

@@ -37,12 +37,15 @@ _MACHINES = f"{FOLDER}/machines"
 _ROOTS = f"{FOLDER}/root"
 _START = "/run/claude-sandbox"  # inside: how the program gets its environment
 _NAME_RULE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,48}[A-Za-z0-9])?-[0-9a-f]{12}\Z")
+_ENDS = 2  # the terminal and the pipe
 _RECORD_LIMIT = 1 << 16
 # The range in which systemd-nspawn itself looks for free ids (systemd's UIDS-GIDS).
 _FIRST_BASE, _LAST_BASE, _RANGE = 0x80000, 0x6FFF0000, 0x10000
 _START_SECONDS = 30.0
 _END_SECONDS = 5.0
+_MOST_GRACE = 30.0
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_RESERVED = (f"{_START}/", "/run/host/", "/run/systemd/")
 _FORBIDDEN_TOPS = ("proc", "sys", "dev")
 
 # Runs inside, as the account: takes the environment, which no argv and no other process' environment may hold, and
@@ -61,8 +64,9 @@ shopt -s execfail
 cd -- "$2" && shift 2 && unset -v SHLVL OLDPWD && exec -- "$@"
 echo failed >"$0/failed"
 exit 126"""
-# Runs outside, as root, for as long as the container: tells its exit code to the pane and to the file.
-_SUPERVISOR = '"$@" 3>&- 4>&-\ncode=$?\necho "$code" >&3\necho "$code" >&4\nexit "$code"'
+# Runs outside, as root, for as long as the container: tells its exit code to the pane.
+_SUPERVISOR = '"$@" 3>&-\ncode=$?\necho "$code" >&3\nexit "$code"'
+_WORDS = _SCRIPT.encode()
 # Variables in which bash keeps something of its own, and so passes none on; BASH_ENV it does.
 _OF_BASH = re.compile(
     r"BASH(?!_ENV\Z)\w*|COMP_\w+|COPROC|DIRSTACK|EPOCH\w+|EUID|FUNCNAME|GROUPS|HISTCMD|IFS|LINENO|OLDPWD|OPT(ARG|ERR|IND)"
@@ -72,8 +76,12 @@ _OF_BASH = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Mounted:
-    """A descriptor to be mounted: `own` where the account's files are seen as its own through the mapping of ids."""
+    """A descriptor to be mounted: `own` where the account's files are seen as its own through the mapping of ids.
 
+    source: what it was opened by, for messages.
+    """
+
+    source: str
     target: str
     writable: bool
     own: bool
@@ -83,7 +91,7 @@ class Mounted:
 class Order:
     """A container as it is asked for.
 
-    Its descriptors are its terminal, its status file, its pane's pipe, and then, parents first, what is mounted.
+    Its descriptors are its terminal, its pane's pipe, and then, parents first, what is mounted.
     files: contents at paths inside.
     """
 
@@ -115,10 +123,7 @@ class Order:
                 raise TypeError(f"{name} is of another kind")
         if not content["argv"]:
             raise ValueError("there is no program")
-        mounted = tuple(
-            Mounted(_inside(each["target"]), each["writable"] is True, each["own"] is True)
-            for each in content["mounts"]
-        )
+        mounted = tuple(_mounted(each) for each in content["mounts"])
         return cls(
             machine=_machine(content["machine"]),
             label=_text(content["label"]),
@@ -136,9 +141,22 @@ class Order:
         )
 
 
+def _mounted(content: Mapping[str, Any]) -> Mounted:
+    target = _inside(content["target"])
+    if reserved(target):
+        raise ValueError(f"nothing can be mounted on {shown(target)}")
+    return Mounted(_text(content["source"]), target, content["writable"] is True, content["own"] is True)
+
+
+def reserved(target: str) -> bool:
+    """Whether a path inside is one that systemd-nspawn or we ourselves need."""
+    return target == "/run" or f"{target}/".startswith(_RESERVED)
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"{shown(value)} is no text")
+    value.encode()
     return value
 
 
@@ -170,6 +188,7 @@ class Machine:
     """A container that was started, as root remembers it.
 
     base: the first id of its range, None where it has none. own: the devices of the file systems made for it.
+    lock: the name of the file by which systemd-nspawn keeps others from its root.
     """
 
     name: str
@@ -180,6 +199,7 @@ class Machine:
     supervisor: Process
     init: Process | None = None
     own: tuple[int, ...] = ()
+    lock: str = ""
 
     def alive(self) -> bool:
         """Whether anything of it runs."""
@@ -231,7 +251,15 @@ def _read(name: str) -> Machine | None:
 
 
 def _write(machine: Machine) -> None:
-    files.replace(_path(machine.name), json.dumps(dataclasses.asdict(machine)).encode())
+    draft = _draft(machine.name)
+    # Its name is always the same, so that none stays behind.
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(json.dumps(dataclasses.asdict(machine)).encode())
+    os.rename(draft, _path(machine.name))
+
+
+def _draft(name: str) -> str:
+    return f"{_MACHINES}/{name}.new"
 
 
 def _names() -> list[str]:
@@ -317,7 +345,7 @@ def start(content: Mapping[str, Any], descriptors: Sequence[int], owner: Account
     trusted: whether what is asked for was decided by root. Raises SandboxError, and leaves nothing behind then.
     """
     order = Order.parse(content)
-    if len(descriptors) != len(order.mounts) + 3:
+    if len(descriptors) != len(order.mounts) + _ENDS:
         raise ValueError("not as many descriptors as mounts")
     if not order.user_namespace and (not trusted or owner.uid == 0):
         raise SandboxError(
@@ -325,7 +353,16 @@ def start(content: Mapping[str, Any], descriptors: Sequence[int], owner: Account
             "Leave container.user_namespace out.",
         )
     _check_terminal(descriptors[0], owner)
-    _check_rights(order.mounts, descriptors[3:], owner)
+    if not stat.S_ISFIFO(os.fstat(descriptors[1]).st_mode):
+        raise ValueError("this is no pipe")
+    _check_rights(order.mounts, descriptors[_ENDS:], owner)
+    if not order.user_namespace:
+        _check_programs(order.mounts, descriptors[_ENDS:])
+    elif max(owner.uid, owner.gid) >= _RANGE:
+        raise SandboxError(
+            f"The account {owner.name} has an id above {_RANGE - 1}, which is more than a container has of its own.",
+            "Give the sandbox another user, or let root set container.user_namespace to false.",
+        )
     # Never by the PATH of whoever asks.
     nspawn = Host({}, 0).need("systemd-nspawn")
     machine = _claim(order, owner)
@@ -353,23 +390,35 @@ def _check_rights(wanted: Sequence[Mounted], descriptors: Sequence[int], owner: 
             mode = os.fstat(descriptor).st_mode
             rights = os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0) | (os.W_OK if mounted.writable else 0)
             if stat.S_ISLNK(mode) or not os.access(f"/proc/self/fd/{descriptor}", rights):
-                return mounted.target
+                return mounted.source
         return None
 
-    target = procs.fork(owner if owner.uid != os.geteuid() else None, refused).result()
-    if target is not None:
+    source = procs.fork(owner if owner.uid != os.geteuid() else None, refused).result()
+    if source is not None:
         raise SandboxError(
-            f"{owner.name} itself could not use what is to stand on {shown(target)} in the sandbox.",
+            f"{owner.name} itself could not use {shown(source)}.",
             "Give the account the right to, or leave it out.",
         )
+
+
+def _check_programs(wanted: Sequence[Mounted], descriptors: Sequence[int]) -> None:
+    """Without ids of its own a container's programs run, for a moment, as the host's root: they must be root's."""
+    for mounted, descriptor in zip(wanted, descriptors, strict=True):
+        status = os.fstat(descriptor)
+        if not mounted.own and (status.st_uid != 0 or status.st_mode & 0o022):
+            raise SandboxError(
+                f"{shown(mounted.source)} holds programs of a container that shares the host's ids, and is not root's.",
+                "Have it belong to root, and to be written by nobody else; or leave container.user_namespace out.",
+            )
 
 
 def _started(order: Order, machine: Machine, owner: Account, descriptors: Sequence[int], nspawn: str) -> Process:
     mapping = None
     if machine.base is not None:
-        mapping = mounts.idmap([(owner.uid, machine.base + owner.uid)], [(owner.gid, machine.base + owner.gid)])
+        mapping = mounts.idmap(machine.base, owner.uid, owner.gid)
     trees = [
-        _tree(mounted, descriptor, mapping) for mounted, descriptor in zip(order.mounts, descriptors[3:], strict=True)
+        _tree(mounted, descriptor, mapping)
+        for mounted, descriptor in zip(order.mounts, descriptors[_ENDS:], strict=True)
     ]
     mounts.detach_this_process()
     if not mounts.is_temporary("/run"):
@@ -380,16 +429,18 @@ def _started(order: Order, machine: Machine, owner: Account, descriptors: Sequen
         tree.build(trees)
         for descriptor in trees:
             os.close(descriptor)
-        machine = dataclasses.replace(machine, own=tuple(tree.places.own))
+        machine = dataclasses.replace(machine, own=tuple(tree.places.own), lock=tree.lock)
         argv = _nspawn_argv(nspawn, order, machine, owner)
-        supervisor = _supervise(argv, descriptors[:3], lambda process: _write(machine.run_by(process)))
+        supervisor = _supervise(argv, descriptors[:_ENDS], lambda process: _write(machine.run_by(process)))
         payload = procs.until(lambda: _payload(supervisor), _START_SECONDS)
         if not isinstance(payload, tuple):
             raise SandboxError("systemd-nspawn could not make the sandbox.")
         init: Process = payload[0]
         program: Process = payload[1]
         _write(machine.run_by(supervisor, init))
-        _join_and(init, lambda: _hide(order))
+        trouble = _among_mounts(init, lambda: _hide(order))
+        if trouble:
+            raise SandboxError(f"What the host shows in a container could not be hidden: {os.strerror(trouble)}.")
         tree.give_environment(program)
         if tree.failed(program, supervisor):
             raise SandboxError(
@@ -413,7 +464,7 @@ def _tree(mounted: Mounted, descriptor: int, mapping: int | None) -> int:
     needed |= stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else 0
     if status.st_mode & needed != needed:
         raise SandboxError(
-            f"What is to stand on {shown(mounted.target)} is on a file system that maps no owner into a container.",
+            f"{shown(mounted.source)} is on a file system that maps no owner into a container.",
             "Move it to ext4, xfs or btrfs; or set container.user_namespace to false, where root may.",
         )
     return mounts.clone(descriptor, attributes)
@@ -449,10 +500,7 @@ class _Places:
         parent = self.open(posixpath.dirname(path), folder=True)
         try:
             if os.fstat(parent).st_dev not in self.own:
-                raise SandboxError(
-                    f"There is nothing to mount {shown(path)} on: it was removed, or cannot be made there.",
-                    "Make it, or give the mount another target.",
-                )
+                raise FileNotFoundError(errno.ENOENT, "there is nothing to mount on", path)
             yield parent
         finally:
             os.close(parent)
@@ -472,7 +520,9 @@ class _Tree:
         os.umask(0)
         self._mount_own("", "64m")
         self._root = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.places = _Places(self._root, [os.fstat(self._root).st_dev], self._base, owner)
+        status = os.fstat(self._root)
+        self.lock = f"inode-{status.st_dev}:{status.st_ino}"
+        self.places = _Places(self._root, [status.st_dev], self._base, owner)
 
     def __enter__(self) -> _Tree:
         return self
@@ -494,11 +544,15 @@ class _Tree:
         for path in (home, runtime, _START):
             os.chown(f"{self._path}{path}", *self.places.ids)
             os.chmod(f"{self._path}{path}", 0o700)
+        self._prepare_start()
         for path, points_to in self._order.links:
             with self.places.parent(path) as parent:
                 os.symlink(points_to, posixpath.basename(path), dir_fd=parent)
         for mounted, tree in zip(self._order.mounts, trees, strict=True):
-            target = self.places.open(mounted.target, stat.S_ISDIR(os.fstat(tree).st_mode))
+            try:
+                target = self.places.open(mounted.target, stat.S_ISDIR(os.fstat(tree).st_mode))
+            except OSError as error:
+                raise _no_place(mounted, error.errno) from None
             mounts.attach(tree, target)
             os.close(target)
         for path, content in self._order.files.items():
@@ -507,7 +561,6 @@ class _Tree:
             with open(descriptor, "wb") as file:
                 file.write(content)
                 os.fchown(file.fileno(), *self.places.ids)
-        self._prepare_start()
 
     def _mount_own(self, path: str, size: str) -> int:
         mounts.temporary(f"{self._path}{path}", mode="755", size=size, uid=self._base, gid=self._base)
@@ -600,14 +653,16 @@ def _supervise(argv: Sequence[str], descriptors: Sequence[int], remember: Callab
 
 
 def _become_supervisor(argv: Sequence[str], descriptors: Sequence[int]) -> None:
-    terminal, status, pane = descriptors
+    terminal, pane = descriptors
     os.setsid()
     # The pane's own shell, which only waits, loses it: so that resizing and hanging up reach the container.
     fcntl.ioctl(terminal, termios.TIOCSCTTY, 1)
     # Out of the way of the numbers to be given.
-    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 20) for each in (terminal, status, pane)]
-    for number, descriptor in enumerate((high[0], high[0], high[0], high[1], high[2])):
+    high = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 20) for each in (terminal, pane)]
+    for number, descriptor in enumerate((high[0], high[0], high[0], high[1])):
         os.dup2(descriptor, number)
+    # Whatever else this process was given is nothing for what it becomes.
+    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
     os.chdir("/")
     os.umask(0o022)
     landlock.confine()
@@ -623,11 +678,14 @@ def _payload(supervisor: Process) -> tuple[Process, Process] | bool:
     """The container's first process and the program, once that stands at its start; True when all is over."""
     if not supervisor.alive():
         return True
-    for process in _descendants(supervisor.pid):
-        if procs.innermost_pid(process.pid) == 1 and process.pid != 1:
-            for program in procs.children(process.pid):
-                if _is_ours(program.pid):
-                    return process, program
+    ours = procs.depth(supervisor.pid)
+    for nspawn in procs.children(supervisor.pid):
+        # Further down a container's own programs could have made what looks like one.
+        for process in procs.children(nspawn.pid):
+            if procs.innermost_pid(process.pid) == 1 and procs.depth(process.pid) == ours + 1:
+                for program in procs.children(process.pid):
+                    if _is_ours(program.pid):
+                        return process, program
     return False
 
 
@@ -645,7 +703,8 @@ def _is_ours(pid: int) -> bool | None:
     except OSError:
         return None
     # systemd-nspawn has it in its own arguments, and so have its children until they become something else.
-    return words.split(b"\0")[1:3] == [b"-c", _SCRIPT.encode()] if words else None
+    shell, *others = words.split(b"\0")
+    return others[:2] == [b"-c", _WORDS] or others[:3] == [b"-p", b"-c", _WORDS] if shell else None
 
 
 def programs(init: Process) -> list[Process]:
@@ -653,20 +712,45 @@ def programs(init: Process) -> list[Process]:
     return [child for script in procs.children(init.pid) for child in procs.children(script.pid)]
 
 
-def _join_and(init: Process, function: Callable[[], Any]) -> Any:
-    """The function's value, worked out among the container's mounts, with root's rights of outside."""
+def _among_mounts(init: Process, function: Callable[[], None]) -> int:
+    """Run a function among the container's mounts, with root's rights of outside: 0, or the number of its error.
 
-    def work() -> Any:
-        namespaces.join_mounts(init.pid)
-        return function()
+    What is there is not the host's: no code is loaded and no error is worded while we are among it.
+    """
+    child = os.fork()
+    if child == 0:
+        code = errno.EPROTO
+        try:
+            namespaces.join_mounts(init.pid)
+            function()
+            code = 0
+        except OSError as error:
+            code = error.errno or errno.EPROTO
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
-    return procs.fork(None, work).result()
+
+def _no_place(mounted: Mounted, number: int | None) -> SandboxError:
+    return SandboxError(
+        f"{shown(mounted.source)} cannot be mounted on {shown(mounted.target)}: {os.strerror(number or errno.EPROTO)}.",
+        "Make what it stands on, without a link on the way; or give the mount another target.",
+    )
 
 
 def _hide(order: Order) -> None:
-    """What systemd-nspawn shows of the host's devices goes, where it is not granted."""
+    """What systemd-nspawn shows of the host goes, where it is not granted."""
     if not order.devices:
         mounts.temporary("/sys", mode="555", size="4k", nr_inodes=2)
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink("tun", dir_fd=mounts.below(root, "/dev/net"))
+    if not order.user_namespace:
+        # The keys there are those of the account's own, outside.
+        nothing = mounts.below(root, "/dev/null")
+        for name in ("keys", "key-users"):
+            with contextlib.suppress(FileNotFoundError):
+                mounts.attach(mounts.clone(nothing, mounts.RDONLY), mounts.below(root, f"/proc/{name}"))
 
 
 # Working inside and ending
@@ -705,46 +789,51 @@ def _entrance(init: Process, owner: Account) -> Callable[[], None]:
 def exists(content: Mapping[str, Any], owner: Account) -> bool:
     """Whether a path exists inside, as the account sees it."""
     _, init = _running(owner, content["machine"])
-    path = _text(content["path"])
+    path, enter = _text(content["path"]), _entrance(init, owner)
+    child = os.fork()
+    if child == 0:
+        code = 2
+        try:
+            enter()
+            code = 0 if os.path.lexists(path) else 1
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code not in (0, 1):
+        raise SandboxError("The sandbox could not be entered: it ended.")
+    return code == 0
 
-    def look() -> bool:
-        namespaces.join(init.pid)
-        os.setresuid(owner.uid, owner.uid, owner.uid)
-        return os.path.lexists(path)
 
-    return bool(procs.fork(None, look).result())
-
-
-def add_mount(content: Mapping[str, Any], descriptors: Sequence[int], owner: Account) -> None:
-    """Mount something more in a container that runs."""
+def add_mounts(content: Mapping[str, Any], descriptors: Sequence[int], owner: Account) -> None:
+    """Mount more in a container that runs: all that is asked for, or nothing."""
     machine, init = _running(owner, content["machine"])
-    mounted = Mounted(_inside(content["target"]), content["writable"] is True, True)
-    _check_rights([mounted], descriptors, owner)
-    mapping = None
-    if machine.base is not None:
-        mapping = mounts.idmap([(owner.uid, machine.base + owner.uid)], [(owner.gid, machine.base + owner.gid)])
-    tree = _tree(mounted, descriptors[0], mapping)
-    _join_and(init, lambda: _attach(mounted, tree, machine, owner))
+    wanted = [_mounted(each) for each in content["mounts"]]
+    _check_rights(wanted, descriptors, owner)
+    mapping = None if machine.base is None else mounts.idmap(machine.base, owner.uid, owner.gid)
+    trees = [_tree(each, descriptor, mapping) for each, descriptor in zip(wanted, descriptors, strict=True)]
+    folders = [stat.S_ISDIR(os.fstat(tree).st_mode) for tree in trees]
 
-
-def _attach(mounted: Mounted, tree: int, machine: Machine, owner: Account) -> None:
-    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.umask(0)
-    try:
+    def attach() -> None:
+        os.umask(0)
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         places = _Places(root, machine.own, machine.base or 0, owner)
-        mounts.attach(tree, places.open(mounted.target, stat.S_ISDIR(os.fstat(tree).st_mode)))
-    except OSError as error:
-        raise SandboxError(
-            f"{shown(mounted.target)} cannot be mounted on in the running sandbox: {error.strerror}.",
-            "Give the mount another target, or start the sandbox again.",
-        ) from None
+        targets = [places.open(each.target, folder) for each, folder in zip(wanted, folders, strict=True)]
+        for tree, target in zip(trees, targets, strict=True):
+            mounts.attach(tree, target)
+
+    trouble = _among_mounts(init, attach)
+    if trouble:
+        raise _no_place(wanted[0], trouble)
 
 
 def stop(content: Mapping[str, Any], owner: Account) -> None:
     """End a container, and everything that was made for it. grace: seconds that its program has to end by itself."""
-    machine = _of(owner, content["machine"])
+    name, grace = _machine(content["machine"]), float(content["grace"])
+    if not 0 <= grace <= _MOST_GRACE:
+        raise ValueError(f"{grace} is no number of seconds from 0 to {_MOST_GRACE}")
+    machine = _of(owner, name)
     if machine is not None:
-        _end(machine, min(float(content["grace"]), 30.0))
+        _end(machine, grace)
 
 
 def stop_labelled(label: str) -> None:
@@ -767,8 +856,12 @@ def _end(machine: Machine, grace: float) -> None:
     for path in (f"/run/systemd/nspawn/propagate/{machine.name}", f"/run/systemd/nspawn/unix-export/{machine.name}"):
         with contextlib.suppress(OSError):
             os.rmdir(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_path(machine.name))
+    leftovers = [_path(machine.name), _draft(machine.name)]
+    if machine.lock:
+        leftovers.append(f"/run/systemd/nspawn/locks/{machine.lock}")
+    for path in leftovers:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _end_program(machine: Machine, grace: float) -> None:

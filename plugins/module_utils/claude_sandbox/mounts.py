@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Sequence
 
 from . import libc
 
@@ -24,6 +23,7 @@ _FROM_EMPTY_PATH, _TO_EMPTY_PATH = 0x4, 0x40
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_IN_ROOT = 0x2, 0x4, 0x10
 _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_PRIVATE, _MS_SLAVE = 0x2, 0x4, 0x4000, 0x40000, 0x80000
 _TMPFS_MAGIC = 0x01021994
+_LAST_ID = (1 << 32) - 2
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
 
 
@@ -78,8 +78,23 @@ def detach_this_process() -> None:
     libc.call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None)
 
 
-def idmap(pairs: Sequence[tuple[int, int]], groups: Sequence[tuple[int, int]]) -> int:
-    """A user namespace (its descriptor) that maps each id of the first to the second, as `clone` takes it."""
+def _extents(base: int, identity: int) -> list[tuple[int, int, int]]:
+    """The lines of such a map, user_namespaces(7): first id on disk, first id that is seen, how many."""
+    shown = base + identity
+    extents = [
+        (0, 0, identity),
+        (identity, shown, 1),
+        (identity + 1, identity + 1, shown - identity - 1),
+        (shown + 1, shown + 1, _LAST_ID - shown),
+    ]
+    return [extent for extent in extents if extent[2] > 0]
+
+
+def idmap(base: int, uid: int, gid: int) -> int:
+    """A user namespace (its descriptor) as `clone` takes it: of all owners one is seen as another, `base` above it.
+
+    What belongs to all others still does: the kernel lets nobody write what belongs to an id without a meaning.
+    """
     ready, ready_end = os.pipe()
     done_end, done = os.pipe()
     child = os.fork()
@@ -95,9 +110,9 @@ def idmap(pairs: Sequence[tuple[int, int]], groups: Sequence[tuple[int, int]]) -
         os.close(ready_end)
         if not os.read(ready, 1):
             raise OSError("a user namespace cannot be made")
-        for name, wanted in (("uid_map", pairs), ("gid_map", groups)):
+        for name, identity in (("uid_map", uid), ("gid_map", gid)):
             with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
-                file.write("\n".join(f"{inside} {outside} 1" for inside, outside in wanted))
+                file.write("\n".join(" ".join(map(str, extent)) for extent in _extents(base, identity)))
         return os.open(f"/proc/{child}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         for descriptor in (ready, done, done_end):

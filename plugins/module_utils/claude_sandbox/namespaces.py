@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import signal
+import sys
 
 from . import libc
 
@@ -27,11 +28,19 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
+def _import_nothing() -> None:
+    """From here on this process loads no code: Python would look for it among files that are not the host's."""
+    for places in (sys.path, sys.meta_path, sys.path_hooks):
+        places.clear()
+    sys.path_importer_cache.clear()
+
+
 def join(pid: int) -> None:
     """Move this process into all namespaces of another; its next child is in the pid namespace too.
 
     The account must own the sandbox, or be root. Raises OSError. The process must have one thread only.
     """
+    _import_nothing()
     user = _foreign(pid, "user")
     others = [descriptor for kind in _KINDS if (descriptor := _foreign(pid, kind)) is not None]
     if user is not None and others:
@@ -51,6 +60,7 @@ def join(pid: int) -> None:
 
 def join_mounts(pid: int) -> None:
     """Move this process among the mounts of another, with the rights that it has outside. Raises OSError."""
+    _import_nothing()
     descriptor = _foreign(pid, "mnt")
     if descriptor is not None:
         libc.call("setns", descriptor, 0)

@@ -168,35 +168,46 @@ def by_sudo(
     folder: str,
     content: Mapping[str, Any],
     seconds: float | None = None,
-    terminal: int = subprocess.PIPE,
 ) -> Any:
     """Have the helper do something for the sandbox that is recorded in a folder; its answer.
 
-    seconds: how long at most, beyond what the helper itself takes to start. terminal: what it has for its standard
-    error. Raises SandboxError where sudo refuses.
+    seconds: how long at most, beyond what the helper itself takes to start. Raises SandboxError where sudo refuses.
     """
     state_dir, name = os.path.dirname(os.path.dirname(folder)), os.path.basename(folder)
+    # It stays open until there is an answer: that tells the helper whether anybody still waits for one.
+    source, sink = os.pipe()
     process = subprocess.Popen(
         [sudo, "-n", HELPER, operation, state_dir, name],
-        stdin=subprocess.PIPE,
+        stdin=source,
         stdout=subprocess.PIPE,
-        stderr=terminal,
+        stderr=subprocess.PIPE,
         cwd="/",
     )
     limit = None if seconds is None else seconds + _HELPER_SECONDS
+    os.close(source)
     try:
-        out, err = process.communicate(json.dumps(content).encode(), limit)
+        with contextlib.suppress(BrokenPipeError):
+            _write_all(sink, json.dumps(content).encode() + b"\n")
+        out, err = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         _abandon(process)
         raise SandboxError(f"{HELPER} did not answer.", "Look with ps what it waits for, and try again.") from None
+    finally:
+        os.close(sink)
     try:
         return _value(json.loads(out))
     except (ValueError, KeyError, TypeError):
-        words = (err or b"").decode(errors="replace").strip().splitlines()
+        words = err.decode(errors="replace").strip().splitlines()
         raise SandboxError(
             f"sudo did not run {HELPER}: {words[-1] if words else f'it ended with {process.returncode}'}.",
             "A sandbox in a container needs root, or this helper and its sudo rule: the role sandbox installs both.",
         ) from None
+
+
+def _write_all(sink: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(sink, left) :]
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:
@@ -204,7 +215,7 @@ def _abandon(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(PermissionError, subprocess.TimeoutExpired):
         process.kill()
         process.wait(1)
-    for stream in (process.stdin, process.stdout, process.stderr):
+    for stream in (process.stdout, process.stderr):
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()

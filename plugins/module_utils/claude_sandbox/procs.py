@@ -112,12 +112,22 @@ def command_name(pid: int) -> str | None:
 
 def innermost_pid(pid: int) -> int | None:
     """The pid that a process has in its own pid namespace, or None when it is gone."""
+    pids = _pids(pid)
+    return pids[-1] if pids else None
+
+
+def depth(pid: int) -> int:
+    """In how many pid namespaces a process is, from ours on; 0 when it is gone."""
+    return len(_pids(pid))
+
+
+def _pids(pid: int) -> list[int]:
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            line = next((line for line in file if line.startswith("NSpid:")), "")
+            line = next((line for line in file if line.startswith("NSpid:")), f"NSpid: {pid}")
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(line.split()[-1]) if line else pid
+        return []
+    return [int(word) for word in line.split()[1:]]
 
 
 def every_pid() -> Iterator[int]:

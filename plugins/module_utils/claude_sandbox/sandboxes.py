@@ -135,7 +135,7 @@ class Sandboxes:
         before = self._shown(record)
         spec = self._result_spec(request, record, desired)
         # One that is yet to be made is looked at where it is started: there is nothing to lose before.
-        if preflight and spec is not None and "start" in planned.actions and (check or record is not None):
+        if preflight and spec is not None and {"start", "mount"} & {*planned.actions} and (check or record is not None):
             self._preflight(spec)
         if not check and record is None:
             self.registry.clear()

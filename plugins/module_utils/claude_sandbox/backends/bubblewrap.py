@@ -278,7 +278,7 @@ def exit_code(folder: str) -> int | None:
 def _status(folder: str) -> dict[str, object]:
     """What bwrap has reported so far: one JSON object a line, the last of which may be unfinished."""
     result: dict[str, object] = {}
-    file = files.open_regular(f"{folder}/status")
+    file = files.open_regular(f"{folder}/status", own=2)
     if file is None:
         return result
     with file:

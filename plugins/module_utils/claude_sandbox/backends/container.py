@@ -23,10 +23,11 @@ from ..toolchain import Toolchain
 from .base import Command, Job, Running, ordered
 
 OWN_SCREEN = False
-_PANE = 4
+_PANE, _CODE = 4, 5
 _PANE_PIPE, _STATUS = "pane", "status"
-# Waits for the exit code, and ends with it; the terminal is the container's meanwhile.
-_WAIT = f'IFS= read -r code <&{_PANE}; exit "${{code:-137}}"'
+# Waits for the exit code, writes it down, and ends with it; the terminal is the container's meanwhile. That root writes
+# to the pipe alone: what root writes to any other descriptor of ours could do what the account may not.
+_WAIT = f'IFS= read -r code <&{_PANE} && echo "$code" >&{_CODE}; exit "${{code:-137}}"'
 _START_SECONDS = 20.0
 _STATUS_LIMIT = 16  # bytes
 # What asks at the other end of a socket who is there, and has one answer only: the account itself.
@@ -60,6 +61,11 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
         Problem(f"env: {name} cannot be set in a container.", "Give the variable another name.")
         for name in machines.unusable(spec.env)
     ]
+    found += [
+        Problem(f"mounts: {shown(mount.target)} is what a container itself needs.", "Give the mount another target.")
+        for mount in spec.mounts
+        if machines.reserved(mount.target)
+    ]
     return found
 
 
@@ -76,13 +82,13 @@ def handlers(owner: Account, trusted: bool) -> Mapping[str, Handler]:
         "execute": lambda content, _descriptors: machines.execute(content, owner),
         "enter": lambda content, descriptors: machines.interact(content, descriptors, owner),
         "exists": lambda content, _descriptors: machines.exists(content, owner),
-        "mount": lambda content, descriptors: machines.add_mount(content, descriptors, owner),
+        "mount": lambda content, descriptors: machines.add_mounts(content, descriptors, owner),
     }
 
 
 def command(host: Host, spec: Spec, argv: Sequence[str], files: int) -> Command:
     """What waits in the pane while the container has its terminal."""
-    return Command(("/bin/sh", "-c", _WAIT), (), {}, {_PANE: _PANE_PIPE})
+    return Command(("/bin/sh", "-c", _WAIT), (), {_CODE: _STATUS}, {_PANE: _PANE_PIPE})
 
 
 def contents(job: Job) -> dict[int, bytes]:
@@ -112,10 +118,11 @@ def _order(job: Job, pane: Process) -> Mapping[str, int]:
             _make_mount_point(bind, binds)
         opened = [held.enter_context(_closing(_opened(bind))) for bind in binds]
         for bind, descriptor in zip(binds, opened, strict=True):
-            _check_owner(job, bind, os.fstat(descriptor))
+            _check_owner(job.owner, job.spec, bind, os.fstat(descriptor))
         descriptors += opened
         mounted = tuple(
-            Mounted(bind.target, bind.mode == READ_WRITE, bind not in job.toolchain.binds) for bind in binds
+            Mounted(bind.source, bind.target, bind.mode == READ_WRITE, bind not in job.toolchain.binds)
+            for bind in binds
         )
         order = Order(
             machine=machines.name_of(job.name, job.id),
@@ -145,14 +152,13 @@ def _closing(descriptor: int) -> Iterator[int]:
 
 
 def _ends(folder: str, pane: Process) -> Iterator[int]:
-    """The pane's terminal, the file for the exit code, and the pipe at which the pane waits."""
+    """The pane's terminal, and the pipe at which the pane waits."""
     if not procs.until(lambda: _waits(folder, pane) or not pane.alive(), _START_SECONDS):
         raise SandboxError("The session's shell did not come up.", "Try again.")
     try:
         # Of its standard input the shell makes the pipe while it reads.
         yield os.open(os.readlink(f"/proc/{pane.pid}/fd/2"), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-        yield files.open_new(f"{folder}/{_STATUS}")
-        yield os.open(f"{folder}/{_PANE_PIPE}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        yield os.open(f"{folder}/{_PANE_PIPE}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise SandboxError(f"The session ended while the sandbox started: {error.strerror}.", "Try again.") from None
 
@@ -181,15 +187,15 @@ def _opened(bind: Bind) -> int:
     return descriptor
 
 
-def _check_owner(job: Job, bind: Bind, status: os.stat_result) -> None:
+def _check_owner(owner: Account, spec: Spec, bind: Bind, status: os.stat_result) -> None:
     """Of an account's rights, those by its uid, its own group and as anybody are all that it has in a container."""
-    if not bind.checked or bind.mode != READ_WRITE or not user_namespace(job.spec):
+    if not bind.checked or bind.mode != READ_WRITE or not user_namespace(spec):
         return
-    whose = 0o200 if status.st_uid == job.owner.uid else 0o020 if status.st_gid == job.owner.gid else 0o002
+    whose = 0o200 if status.st_uid == owner.uid else 0o020 if status.st_gid == owner.gid else 0o002
     if not status.st_mode & whose and not _has_acl(bind.source):
         raise SandboxError(
-            f"{shown(bind.source)} does not belong to {job.owner.name}, who could not write there in a container.",
-            f"Change its owner to {job.owner.name}, or give the sandbox the user it belongs to.",
+            f"{shown(bind.source)} does not belong to {owner.name}, who could not write there in a container.",
+            f"Change its owner to {owner.name}, or give the sandbox the user it belongs to.",
         )
 
 
@@ -229,8 +235,8 @@ def interact(host: Host, running: Running, invocation: Invocation, terminal: int
     if privileged.connected():
         machine = machines.name_of(running.name, running.id)
         return int(privileged.ask("enter", {"machine": machine, **content}, [terminal]))
-    # sudo passes on no descriptor but the standard ones.
-    return int(privileged.by_sudo(host.need("sudo"), "enter", running.record, content, None, terminal))
+    # sudo passes on no descriptor: whoever it starts opens the terminal by its name, as the account.
+    return int(_sudo(host, "enter", running.record, {**content, "terminal": os.ttyname(terminal)}, None))
 
 
 def exists(host: Host, running: Running, path: str) -> bool:
@@ -238,14 +244,21 @@ def exists(host: Host, running: Running, path: str) -> bool:
     return bool(_ask(host, running, "exists", {"path": path}))
 
 
-def add_mount(host: Host, running: Running, bind: Bind) -> None:
-    """Have root mount something more. Raises SandboxError where it cannot be mounted."""
+def add_mounts(host: Host, running: Running, added: Sequence[Bind], binds: Sequence[Bind]) -> None:
+    """Have root mount something more. binds: all that the sandbox has then. Raises SandboxError; then nothing is."""
     if not privileged.connected():
-        _sudo(host, "mount", running.record, {"bind": bind.__dict__})
+        content = [bind.__dict__ for bind in added]
+        _sudo(host, "mount", running.record, {"added": content, "binds": [bind.__dict__ for bind in binds]})
         return
-    content = {"machine": machines.name_of(running.name, running.id), "target": bind.target}
-    with _closing(_opened(bind)) as descriptor:
-        privileged.ask("mount", {**content, "writable": bind.mode == READ_WRITE}, [descriptor])
+    with contextlib.ExitStack() as held:
+        descriptors = []
+        for bind in added:
+            _make_mount_point(bind, binds)
+            descriptors.append(held.enter_context(_closing(_opened(bind))))
+            _check_owner(running.owner, running.spec, bind, os.fstat(descriptors[-1]))
+        wanted = [Mounted(bind.source, bind.target, bind.mode == READ_WRITE, own=True).__dict__ for bind in added]
+        machine = machines.name_of(running.name, running.id)
+        privileged.ask("mount", {"machine": machine, "mounts": wanted}, descriptors)
 
 
 def end(host: Host, running: Running, grace: float) -> None:
@@ -303,7 +316,7 @@ def frame(running: Running) -> bytes:
 
 def exit_code(folder: str) -> int | None:
     """The program's exit code, as the container ended with it."""
-    file = files.open_regular(f"{folder}/{_STATUS}")
+    file = files.open_regular(f"{folder}/{_STATUS}", own=2)
     if file is None:
         return None
     with file:

@@ -496,7 +496,7 @@ def _status(folder: str) -> dict[str, object]:
 
 
 def _content(path: str, limit: int) -> bytes:
-    file = files.open_regular(path)
+    file = files.open_regular(path, own=3)
     if file is None:
         return b""
     with file:
