@@ -16,10 +16,10 @@ from types import FrameType
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 
-from . import container, create, memory, modules, place
+from . import container, create, memory, modules, place, vm
 from .figure import Figure
 
-_SECONDS = 170
+_SECONDS = 400
 # Those that make many files come before the one that makes and deletes them again and again.
 _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "converged": lambda where: [modules.one(where)],
@@ -27,6 +27,7 @@ _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "idle-memory": lambda where: [memory.measure(where)],
     "create": create.measure,
     "container": container.measure,
+    "vm": vm.measure,
 }
 
 
