@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.sandboxes import Sandboxes
@@ -31,6 +31,11 @@ _GONE_SECONDS = 5.0
 class Arena:
     """A registry, a project, and the account that owns both sandboxes and project."""
 
+    # What every sandbox of it is asked for beside the rest.
+    settings: Mapping[str, Any] = {}
+    # Of the moments at which something can happen to it, each so manieth is tried.
+    stride = 1
+
     def __init__(self, account: Account, state_dir: Path, project: Path) -> None:
         self.account = account
         self.state_dir = state_dir
@@ -49,12 +54,15 @@ class Arena:
 
     def started(self, name: str = "box", *, check: bool = False, **args: Any) -> Task:
         """A task that wants a plain sandbox of this project."""
-        return self.task(check=check, name=name, **{"project_dir": str(self.project), **PLAIN, **args})
+        return self.task(check=check, name=name, **{**self._plain(), **args})
 
     def quartet(self, name: str = "box", **args: Any) -> list[Task]:
         """The four tasks on a sandbox of this registry, which is a plain one where it is to run."""
-        given = args if "state" in args and "project_dir" not in args else {"project_dir": str(self.project), **PLAIN}
+        given = args if "state" in args and "project_dir" not in args else self._plain()
         return playing.quartet("claude_sandbox", name=name, state_dir=str(self.state_dir), **{**given, **args})
+
+    def _plain(self) -> dict[str, Any]:
+        return {"project_dir": str(self.project), **PLAIN, **self.settings}
 
     def inside(self, *argv: str, name: str = "box", check: bool = False, **args: Any) -> Task:
         """A task that runs a command in a sandbox."""
@@ -148,16 +156,24 @@ class Arena:
             assert not isinstance(outcome, SandboxError), f"{name}: {outcome}"
 
 
+AnyArena = TypeVar("AnyArena", bound=Arena)
+
+
 def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-@contextlib.contextmanager
-def arena_of(account: Account, name: str) -> Iterator[Arena]:
+def arena_of(account: Account, name: str) -> contextlib.AbstractContextManager[Arena]:
     """A registry and a project for one test, which may leave sandboxes but nothing else."""
+    return arena_of_kind(Arena, account, name)
+
+
+@contextlib.contextmanager
+def arena_of_kind(kind: type[AnyArena], account: Account, name: str) -> Iterator[AnyArena]:
+    """An arena of that kind."""
     project = account.project(name)
     # Short, for a socket's path has to fit below it.
-    arena = Arena(account, Path(tempfile.mkdtemp(prefix="cst-")), project)
+    arena = kind(account, Path(tempfile.mkdtemp(prefix="cst-")), project)
     try:
         yield arena
         arena.clear()

@@ -41,7 +41,7 @@ Answer = dict[str, Any]
 
 def _request(arena: Arena, **more: Any) -> Request:
     secret = {"TOKEN": "token-for-tests"}
-    params = {"project_dir": str(arena.project), **PLAIN}
+    params = {"project_dir": str(arena.project), **PLAIN, **arena.settings}
     return Request("box", params=params | more.pop("params", {}), secret_env=secret, on_change="restart", **more)
 
 
@@ -160,13 +160,13 @@ def _sweep(
         assert "value" in _ensure(arena, _absent())
     moments = _moments(arena, request, own)
     assert "value" in _ensure(arena, _absent())
-    for number, what in enumerate(moments):
+    for number, what in list(enumerate(moments))[:: arena.stride]:
         if before:
             assert "value" in _ensure(arena, before)
         killed = _killed_at(arena, request, own, number)
         _wait_for_orphans(arena)
         record = arena.engine.registry.get("box")
-        repair = repairs[number % len(repairs)]
+        repair = repairs[number // arena.stride % len(repairs)]
         found = {
             "moment": f"{number}: {what}",
             "repair": repair.state,
@@ -304,8 +304,8 @@ def _remount(arena: Arena, inodes: int) -> None:
 MISHAPS = (killed_in_start, killed_in_change, killed_in_destroy, worker_killed, rivals, full_disk)
 
 
-def main(name: str, account: str, state_dir: str, project: str) -> None:
-    arena = Arena(Account(account, Path(project).parent), Path(state_dir), Path(project))
+def main(name: str, account: str, state_dir: str, project: str, *, kind: type[Arena] = Arena) -> None:
+    arena = kind(Account(account, Path(project).parent), Path(state_dir), Path(project))
     (mishap,) = (mishap for mishap in MISHAPS if mishap.__name__ == name)
     json.dump(mishap(arena), sys.stdout)
 
