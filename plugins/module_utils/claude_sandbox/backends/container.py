@@ -225,12 +225,15 @@ def _make_mount_point(bind: Bind, binds: Sequence[Bind]) -> None:
 def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
     """Have root bring a command into the container, where it is the account's."""
     content = {"invocation": invocation.to_json()}
+    # This process is one for the command alone: who is gone waits for no answer.
+    namespaces.die_with_parent()
     done = _ask(host, running, "execute", content, None if invocation.timeout is None else invocation.timeout)
     return Completed.from_json(done)
 
 
 def interact(host: Host, running: Running, invocation: Invocation, terminal: int) -> int:
     """The same in a terminal."""
+    namespaces.die_with_parent()
     content = {"invocation": invocation.to_json()}
     if privileged.connected():
         machine = machines.name_of(running.name, running.id)
