@@ -119,6 +119,7 @@ def preflight(host: Host, spec: Spec, owner: Account, state_dir: str) -> None:
     for mount in spec.mounts:
         _check_source("mounts:", mount.source, state_dir)
         _check_target(mount.target, owner)
+    backend(spec).check(spec, owner)
 
 
 def add_mounts(host: Host, task: Start, instance: Instance, added: Sequence[Mount]) -> None:

@@ -134,6 +134,8 @@ class Sandboxes:
         planned = self._plan(request, record, desired)
         before = self._shown(record)
         spec = self._result_spec(request, record, desired)
+        if spec is not None and spec.backend == "container":
+            self._check_names(request.keys)
         # One that is yet to be made is looked at where it is started: there is nothing to lose before.
         if preflight and spec is not None and {"start", "mount"} & {*planned.actions} and (check or record is not None):
             self._preflight(spec)
@@ -147,6 +149,12 @@ class Sandboxes:
         return Outcome(
             planned.actions, before, after, view, tuple(self._warnings(request, record, spec, planned.actions))
         )
+
+    def _check_names(self, given: Keys) -> None:
+        from .machines import unusable
+
+        for name in unusable(given.secret_env or {}):
+            raise SandboxError(f"secret_env: {name} cannot be set in a container.", "Give the variable another name.")
 
     def ensure_all(
         self, requests: Sequence[Request], prune: bool = False, check: bool = False, workers: int | None = None

@@ -95,6 +95,9 @@ class Backend(Protocol):
     def problems(self, host: Host, spec: Spec) -> list[Problem]:
         """Why this backend cannot work on this host, or not as asked, each with what mends it."""
 
+    def check(self, spec: Spec, owner: Account) -> None:
+        """Look at what is asked to be mounted. Raises SandboxError where this backend could not have it used."""
+
     def handlers(self, owner: Account, trusted: bool) -> Mapping[str, Handler]:
         """What root does for it on request (see privileged.serving); `trusted` where root decided what is asked for."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from .. import files, machines, namespaces, privileged, procs
 from ..commands import Completed, Invocation
 from ..errors import SandboxError, shown
-from ..grants import DEVICE, READ_WRITE, Bind
+from ..grants import DEVICE, READ_WRITE, Bind, own_mount
 from ..host import Account, Host, Problem, missing
 from ..machines import Mounted, Order
 from ..privileged import Handler
@@ -72,6 +72,13 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
 def user_namespace(spec: Spec) -> bool:
     """Whether the container has ids of its own, so that its root is not the host's."""
     return bool(spec.container.get("user_namespace", True))
+
+
+def check(spec: Spec, owner: Account) -> None:
+    """Of what the account can write, not all could be written from a container."""
+    for bind in (Bind(spec.project_dir, spec.project_dir, READ_WRITE, checked=True), *map(own_mount, spec.mounts)):
+        with contextlib.suppress(OSError):
+            _check_owner(owner, spec, bind, os.stat(bind.source))
 
 
 def handlers(owner: Account, trusted: bool) -> Mapping[str, Handler]:

@@ -134,6 +134,10 @@ def _kvm_trouble_in(minute: int) -> str | None:
     return kvm.trouble()
 
 
+def check(spec: Spec, owner: Account) -> None:
+    """Whatever the account can use, it can use here."""
+
+
 def handlers(owner: Account, trusted: bool) -> Mapping[str, Handler]:
     """Nothing of it needs root."""
     return {}
