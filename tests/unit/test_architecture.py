@@ -75,6 +75,7 @@ ALLOWED = {
     "plan": {"errors", "spec"},
     "host": {"errors"},
     "channel": {"errors"},
+    "terminal": {"errors"},
     "grants": {"claude", "errors", "spec"},
     "procs": {"errors", "host"},
     "commands": {"errors", "namespaces"},
@@ -115,7 +116,7 @@ def test_the_pure_ones_touch_nothing(name: str) -> None:
 # Each may know those below it, and none above.
 LAYERS = [
     {"errors", "claude", "files", "seccomp", "libc", "guest"},
-    {"spec", "host", "landlock", "namespaces", "mounts", "channel", "screen"},
+    {"spec", "host", "landlock", "namespaces", "mounts", "channel", "screen", "terminal"},
     {"plan", "grants", "procs", "commands"},
     {"toolchain", "instance", "display", "usage", "privileged", "machines", "kvm", "qmp", "guest_agent"},
     {"backends/base", "registry", "agent"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import stat
 import subprocess
@@ -133,6 +132,19 @@ def test_ids_of_its_own_unless_told_otherwise(params: dict[str, Any], shared: bo
     assert container.user_namespace(asked(**params)) is shared
 
 
+@pytest.mark.parametrize(
+    "target, refused",
+    [
+        *((target, True) for target in ("/run/claude-sandbox", "/run/claude-sandbox/environment", "/run/host/a")),
+        *((target, True) for target in ("/run", "/run/host", "/run/systemd", "/run/systemd/nspawn")),
+        *((target, False) for target in ("/run/a", "/run/hostname", "/run/systemd-x", "/srv/run", "/runs")),
+    ],
+)
+def test_what_a_container_itself_needs_is_not_mounted_on(equipped: Equipped, target: str, refused: bool) -> None:
+    problems = found(equipped(0, "systemd-nspawn"), mounts=[{"source": "/srv/data", "target": target}])
+    assert problems == ([f"mounts: '{target}' is what a container itself needs."] if refused else [])
+
+
 # What runs in the pane.
 
 
@@ -141,23 +153,27 @@ def test_the_pane_shows_nothing_and_reads_nothing() -> None:
     assert command.argv[:2] == ("/bin/sh", "-c")
     assert len(command.argv) == 3
     assert "claude" not in command.argv[2]
-    assert (command.inputs, command.outputs) == ((), {})
-    assert list(command.gates.values()) == ["pane"]
+    assert (command.inputs, command.outputs, command.gates) == ((), {5: "status"}, {4: "pane"})
     assert container.contents(job()) == {}
 
 
 @pytest.mark.parametrize(
     "text, code", [("0\n", 0), ("143\n", 143), ("", 137), ("\n", 137)], ids=["success", "signal", "lost", "empty"]
 )
-def test_the_pane_ends_with_the_code_that_it_is_told(text: str, code: int) -> None:
-    (number,) = container.command(host.Host({}, 1000), asked(), [], 0).gates
+def test_the_pane_ends_with_the_code_that_it_is_told(tmp_path: Path, text: str, code: int) -> None:
+    """And writes it down itself: whoever tells it may be root, who writes to nothing else of ours."""
+    command = container.command(host.Host({}, 1000), asked(), [], 0)
+    (gate,), (status,) = command.gates, command.outputs
     reader, writer = os.pipe()
     os.write(writer, text.encode())
     os.close(writer)
-    script = container.command(host.Host({}, 1000), asked(), [], 0).argv[2]
-    done = subprocess.run(["/bin/sh", "-c", f"{{ {script}\n}} {number}<&0"], stdin=reader, check=False)
+    words = ["/bin/sh", "-c", f"{{ {command.argv[2]}\n}} {gate}<&0 {status}>&1"]
+    done = subprocess.run(words, stdin=reader, stdout=subprocess.PIPE, check=False)
     os.close(reader)
     assert done.returncode == code
+    # What was not told is not written down either.
+    (tmp_path / "status").write_bytes(done.stdout)
+    assert container.exit_code(str(tmp_path)) == (code if text.strip() else None)
 
 
 @pytest.mark.parametrize(
@@ -272,13 +288,13 @@ def test_what_could_not_be_written_inside_is_told(tree: Path, uid: int, gid: int
     bind = Bind(f"{tree}/a", "/srv/demo", "rw", checked=True)
     if not allowed:
         with pytest.raises(SandboxError, match="does not belong to ann") as caught:
-            container._check_owner(job(owner=owner), bind, status)
+            container._check_owner(owner, asked(), bind, status)
         assert "Change its owner to ann" in caught.value.hint
     else:
-        container._check_owner(job(owner=owner), bind, status)
+        container._check_owner(owner, asked(), bind, status)
     # Where nothing is to be written, or the ids are the host's, there is nothing to be told.
-    container._check_owner(job(owner=owner), dataclasses.replace(bind, mode="ro"), status)
-    container._check_owner(job(owner=owner, spec=asked(container={"user_namespace": False})), bind, status)
+    container._check_owner(owner, asked(), dataclasses.replace(bind, mode="ro"), status)
+    container._check_owner(owner, asked(container={"user_namespace": False}), bind, status)
 
 
 # Places to mount on.
@@ -425,12 +441,12 @@ def test_handlers_are_those_of_the_machines(monkeypatch: pytest.MonkeyPatch) -> 
     def taking(name: str) -> Callable[..., None]:
         return lambda *arguments: calls.__setitem__(name, arguments)
 
-    for name in ("start", "stop", "execute", "exists", "add_mount"):
+    for name in ("start", "stop", "execute", "interact", "exists", "add_mounts"):
         monkeypatch.setattr(machines, name, taking(name))
     content = {"owner": "root", "trusted": True}
     for trusted in (True, False):
         handlers = container.handlers(ANN, trusted)
-        assert set(handlers) == {"start", "stop", "execute", "exists", "mount"}
+        assert set(handlers) == {"start", "stop", "execute", "enter", "exists", "mount"}
         for handler in handlers.values():
             handler(content, [5])
         assert calls == {
@@ -438,7 +454,8 @@ def test_handlers_are_those_of_the_machines(monkeypatch: pytest.MonkeyPatch) -> 
             "stop": (content, ANN),
             "execute": (content, ANN),
             "exists": (content, ANN),
-            "add_mount": (content, [5], ANN),
+            "interact": (content, [5], ANN),
+            "add_mounts": (content, [5], ANN),
         }
 
 
@@ -487,13 +504,12 @@ def test_a_start_is_asked_for(root: Root, pane: Pane, tree: Path) -> None:
     assert operation == "start"
     order = machines.Order.parse(content)
     assert order.mounts == (
-        Mounted("/usr", writable=False, own=False),
-        Mounted("/srv/demo", writable=True, own=True),
-        Mounted("/srv/demo/deep", writable=False, own=True),
+        Mounted("/usr", "/usr", writable=False, own=False),
+        Mounted(f"{tree}/a", "/srv/demo", writable=True, own=True),
+        Mounted(f"{tree}/a/b", "/srv/demo/deep", writable=False, own=True),
     )
     assert root.opened == [
         identity(os.ttyname(pane.terminal)),
-        identity(pane.folder / "status"),
         identity(pane.folder / "pane"),
         identity("/usr"),
         identity(tree / "a"),
@@ -516,15 +532,105 @@ def test_a_start_is_asked_for(root: Root, pane: Pane, tree: Path) -> None:
     )
     assert os.listdir("/proc/self/fd") == before
     assert (tree / "a/deep").is_dir()
-    assert stat.S_IMODE((pane.folder / "status").stat().st_mode) == 0o600
 
 
-def test_a_status_that_somebody_put_there_is_not_written_to(root: Root, pane: Pane, tmp_path: Path) -> None:
-    (tmp_path / "target").touch()
-    (pane.folder / "status").symlink_to(tmp_path / "target")
-    with pytest.raises(SandboxError, match=os.strerror(errno.EEXIST)):
+@pytest.mark.parametrize("kind", ["link", "gone"])
+def test_a_pipe_that_was_exchanged_is_not_opened(
+    root: Root, pane: Pane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Root writes to it: only to what the pane itself waits at, and never by a link."""
+    os.mkfifo(tmp_path / "target")
+    assert procs.until(lambda: container._waits(str(pane.folder), pane.process), PATIENCE)
+    monkeypatch.setattr(container, "_waits", lambda *_: True)
+    (pane.folder / "pane").unlink()
+    if kind == "link":
+        (pane.folder / "pane").symlink_to(tmp_path / "target")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SandboxError, match="ended while the sandbox started"):
         container.settle(NOWHERE, job(pane.folder), pane.process, lambda: None)
     assert root.operations == []
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_more_mounts_are_asked_for_at_once(root: Root, tree: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    me = dataclasses.replace(ANN, uid=os.geteuid(), gid=os.getegid())
+    project = Bind(f"{tree}/a", "/srv/demo", "rw", checked=True)
+    added = [Bind(f"{tree}/a/b", "/srv/demo/new", "rw", checked=True), Bind(f"{tree}/a/b/file", "/srv/f", "ro")]
+    container.add_mounts(NOWHERE, dataclasses.replace(running(), owner=me), added, [project, *added])
+    wanted = [Mounted(f"{tree}/a/b", "/srv/demo/new", True, True), Mounted(f"{tree}/a/b/file", "/srv/f", False, True)]
+    assert root.operations == [("mount", {"machine": MACHINE, "mounts": [each.__dict__ for each in wanted]})]
+    assert root.opened == [identity(tree / "a/b"), identity(tree / "a/b/file")]
+    assert os.listdir("/proc/self/fd") == before
+    # Where it stands in another mount, only the account may make its place.
+    assert (tree / "a/new").is_dir()
+
+
+def test_no_more_is_mounted_where_one_cannot_be(root: Root, tree: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    added = [Bind(f"{tree}/a", "/srv/a", "ro", checked=True), Bind(f"{tree}/gone", "/srv/b", "ro", checked=True)]
+    with pytest.raises(SandboxError, match="cannot be mounted"):
+        container.add_mounts(NOWHERE, running(), added, added)
+    assert root.operations == []
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_what_the_account_could_not_write_is_not_mounted_later_either(root: Root, tree: Path) -> None:
+    bind = Bind(f"{tree}/a", "/srv/a", "rw", checked=True)
+    other = dataclasses.replace(ANN, uid=os.geteuid() + 1, gid=os.getegid() + 1)
+    (tree / "a").chmod(0o755)
+    with pytest.raises(SandboxError, match="does not belong to ann"):
+        container.add_mounts(NOWHERE, dataclasses.replace(running(), owner=other), [bind], [bind])
+    assert root.operations == []
+
+
+@pytest.fixture
+def by_sudo(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is asked by sudo, where this process has no root to ask."""
+    calls: list[Any] = []
+
+    def take(*words: Any) -> Any:
+        calls.append(words)
+        return 7
+
+    monkeypatch.setattr(privileged, "by_sudo", take)
+    monkeypatch.setattr(host.Host, "find", lambda _, program: f"/usr/bin/{program}")
+    return calls
+
+
+def test_more_mounts_by_sudo(by_sudo: list[Any], tree: Path) -> None:
+    """Nothing is opened or made yet: whom sudo starts does so as the account."""
+    added, binds = [Bind(f"{tree}/a", "/srv/demo/a", "rw")], [Bind(f"{tree}/a/b", "/srv/demo", "rw")]
+    container.add_mounts(NOWHERE, running(), added, [*binds, *added])
+    content = {"added": [added[0].__dict__], "binds": [each.__dict__ for each in (*binds, *added)]}
+    assert by_sudo == [("/usr/bin/sudo", "mount", RECORD, content, 60.0)]
+    assert sorted(os.listdir(tree / "a/b")) == ["file", "link"]
+
+
+def test_a_terminal_is_passed_on(root: Root) -> None:
+    invocation = Invocation(("a",), {"KEY": SECRET}, "/", "/usr/bin/bash")
+    ours, theirs = os.openpty()
+    try:
+        root.answer = 7
+        assert container.interact(NOWHERE, running(), invocation, theirs) == 7
+        assert root.operations == [("enter", {"machine": MACHINE, "invocation": invocation.to_json()})]
+        assert root.opened == [identity(os.ttyname(theirs))]
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_a_terminal_by_sudo_is_named(by_sudo: list[Any]) -> None:
+    """For sudo passes on no descriptor."""
+    invocation = Invocation(("a",), {"KEY": SECRET}, "/", "/usr/bin/bash")
+    ours, theirs = os.openpty()
+    try:
+        assert container.interact(NOWHERE, running(), invocation, theirs) == 7
+        content = {"invocation": invocation.to_json(), "terminal": os.ttyname(theirs)}
+        assert by_sudo == [("/usr/bin/sudo", "enter", RECORD, content, None)]
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.mark.parametrize("how", ["ended", "elsewhere"])

@@ -68,6 +68,51 @@ def test_a_device_is_not_opened(path: str) -> None:
     assert files.open_regular(path) is None
 
 
+@pytest.mark.parametrize(
+    "own, place, opened",
+    [
+        pytest.param(1, "real/deep/file", True, id="no-link"),
+        pytest.param(3, "real/deep/file", True, id="no-link-of-three"),
+        # What is not another account's to make is the way there as it is.
+        pytest.param(1, "real/link/file", True, id="link-above"),
+        pytest.param(2, "real/link/file", False, id="link-as-the-folder"),
+        pytest.param(3, "real/link/file", False, id="link-as-the-folder-of-three"),
+        pytest.param(2, "top/deep/file", True, id="link-above-two"),
+        pytest.param(3, "top/deep/file", False, id="link-above-of-three"),
+        pytest.param(1, "real/deep/last", False, id="link-itself"),
+        pytest.param(2, "real/deep/last", False, id="link-itself-of-two"),
+        pytest.param(2, "real/dangling/file", False, id="dangling"),
+        pytest.param(2, "real/pipe/file", False, id="pipe-as-the-folder"),
+        pytest.param(2, "real/deep/file/file", False, id="file-as-the-folder"),
+        pytest.param(2, "real/nowhere/file", False, id="no-folder"),
+    ],
+)
+def test_no_link_is_followed_in_what_another_account_could_have_made(
+    tmp_path: Path, own: int, place: str, opened: bool
+) -> None:
+    (tmp_path / "real/deep").mkdir(parents=True)
+    regular(tmp_path / "real/deep/file")
+    (tmp_path / "real/deep/last").symlink_to("file")
+    (tmp_path / "real/link").symlink_to("deep")
+    (tmp_path / "real/dangling").symlink_to("none")
+    os.mkfifo(tmp_path / "real/pipe")
+    (tmp_path / "top").symlink_to("real")
+    before = len(os.listdir("/proc/self/fd"))
+    file = files.open_regular(f"{tmp_path}/{place}", own=own)
+    assert (file is not None) is opened
+    if file is not None:
+        with file:
+            assert file.read() == b'{"a": 1}'
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_path_of_no_more_parts_is_opened_from_the_root() -> None:
+    for own in (1, 2, 3):
+        file = files.open_regular("/proc/version", own=own)
+        assert file is not None
+        file.close()
+
+
 def test_a_trap_holds_no_json(trap: str) -> None:
     assert files.read_json(trap, 100) is None
 

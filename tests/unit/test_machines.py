@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
+import signal
+import socket
 import stat
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +42,7 @@ ORDER = Order(  # noqa: S604 - the path of a shell
     hostname="demo",
     network=True,
     user_namespace=True,
-    mounts=(Mounted("/usr", False, False), Mounted("/srv/hidden project", True, True)),
+    mounts=(Mounted("/usr", "/usr", False, False), Mounted("/srv/hidden project", "/srv/hidden project", True, True)),
     links=(("/bin", "usr/bin"),),
     devices=("/dev/dri",),
     files={"/etc/passwd": b"\0\xff passwd"},
@@ -71,7 +76,7 @@ def test_an_order_without_one_of_its_parts_is_refused(field: str) -> None:
 
 
 def mounted(**more: Any) -> dict[str, Any]:
-    return {"target": "/srv/a", "writable": False, "own": True, **more}
+    return {"source": "/source", "target": "/srv/a", "writable": False, "own": True, **more}
 
 
 NO_PATHS: dict[str, Any] = {
@@ -93,12 +98,32 @@ NO_PATHS: dict[str, Any] = {
     "below-sys": "/sys/fs/cgroup",
     "dev": "/dev",
     "below-dev": "/dev/shm/a",
+    "surrogate": "/srv/\ud800",
     "number": 1,
     "none": None,
     "list": ["/srv/a"],
     "mapping": {"/srv/a": 1},
 }
-NO_TEXTS: dict[str, Any] = {"nul": "a\0b", "number": 1, "none": None, "list": ["a"], "bool": True, "mapping": {}}
+# Taken for no path where something is mounted, as systemd-nspawn or we ourselves need them.
+RESERVED = (
+    "/run",
+    "/run/claude-sandbox",
+    "/run/claude-sandbox/environment",
+    "/run/host",
+    "/run/host/a/b",
+    "/run/systemd",
+)
+NO_TEXTS: dict[str, Any] = {
+    "nul": "a\0b",
+    "number": 1,
+    "none": None,
+    "list": ["a"],
+    "bool": True,
+    "mapping": {},
+    # It is in no encoding of what is written, and would be an error only among the container's mounts.
+    "surrogate": "a\ud800b",
+    "surrogate-of-a-byte": "a\udcffb",
+}
 NO_MACHINES: dict[str, Any] = {
     **NO_TEXTS,
     "empty": "",
@@ -141,6 +166,8 @@ NO_DEVICES: dict[str, Any] = {
             pytest.param({"mounts": [mounted(), mounted(target=value)]}, id=f"target-{name}")
             for name, value in NO_PATHS.items()
         ),
+        *(pytest.param({"mounts": [mounted(target=path)]}, id=f"reserved-{path}") for path in RESERVED),
+        *(pytest.param({"mounts": [mounted(source=value)]}, id=f"source-{name}") for name, value in NO_TEXTS.items()),
         *(pytest.param({"links": [[value, "usr/bin"]]}, id=f"link-{name}") for name, value in NO_PATHS.items()),
         *(
             pytest.param({"files": {value: ""}}, id=f"file-{name}")
@@ -162,13 +189,19 @@ NO_DEVICES: dict[str, Any] = {
             }.items()
         ),
         pytest.param({"env": {"A\0B": "1"}}, id="env-name-nul"),
+        pytest.param({"env": {"A\ud800": "1"}}, id="env-name-surrogate"),
+        pytest.param({"mounts": [{"target": "/srv/a", "writable": False, "own": True}]}, id="mount-without-source"),
         pytest.param({"files": {"/etc/a": 1}}, id="file-number"),
         pytest.param({"files": {"/etc/a": "a"}}, id="file-of-no-such-coding"),
         pytest.param({"mounts": None}, id="mounts-none"),
         pytest.param({"mounts": ["/srv/a"]}, id="mounts-of-text"),
         pytest.param({"mounts": {"/srv/a": mounted()}}, id="mounts-mapping"),
-        pytest.param({"mounts": [{"target": "/srv/a", "writable": False}]}, id="mount-without-own"),
-        pytest.param({"mounts": [{"target": "/srv/a", "own": False}]}, id="mount-without-writable"),
+        pytest.param(
+            {"mounts": [{"source": "/source", "target": "/srv/a", "writable": False}]}, id="mount-without-own"
+        ),
+        pytest.param(
+            {"mounts": [{"source": "/source", "target": "/srv/a", "own": False}]}, id="mount-without-writable"
+        ),
         pytest.param({"links": ["/bin"]}, id="links-of-text"),
         pytest.param({"links": [["/bin"]]}, id="link-of-one"),
         pytest.param({"links": [["/bin", "a", "b"]]}, id="link-of-three"),
@@ -183,9 +216,15 @@ def test_a_hostile_order_is_refused(more: dict[str, Any]) -> None:
         Order.parse(content(**more))
 
 
+@pytest.mark.parametrize("path", ["/run/a", "/run/hosts", "/run/claude-sandbox-x", "/run/systemd-x", "/srv/run/host"])
+def test_what_is_not_reserved_is_mounted_on(path: str) -> None:
+    assert not machines.reserved(path)
+    assert Order.parse(content(mounts=[mounted(target=path)])).mounts[0].target == path
+
+
 @pytest.mark.parametrize("path", ["/process", "/system/a", "/device", "/srv/proc", "/srv/a b'\n", "/a..b", "/srv/..."])
 def test_a_path_that_merely_looks_like_one_of_those_is_not_refused(path: str) -> None:
-    assert Order.parse(content(mounts=[mounted(target=path)])).mounts == (Mounted(path, False, True),)
+    assert Order.parse(content(mounts=[mounted(target=path)])).mounts == (Mounted("/source", path, False, True),)
 
 
 @pytest.mark.parametrize("value", [0, 1, "true", "yes", None, [], {"a": 1}])
@@ -332,33 +371,73 @@ def test_mapped_ranges_of_a_file_with_anything_in_it(tmp_path: Path, monkeypatch
 # What is remembered.
 
 
+WITH_DESCRIPTORS = ("interact", "add_mounts")
+
+
 def test_a_record_survives_the_round_trip(folder: Path) -> None:
     for each in (machine(), machine(base=None, init=Process(5, 6), own=(1, 2))):
         machines._write(each)
         assert machines._read(NAME) == each
     assert stat.S_IMODE((folder / "machines" / f"{NAME}.json").stat().st_mode) == 0o600
     assert machines._names() == [NAME]
+    assert os.listdir(folder / "machines") == [f"{NAME}.json"]
     assert machines._read("nobody-0123456789ab") is None
 
 
-@pytest.mark.parametrize("operation", ["stop", "execute", "exists", "add_mount"])
+@pytest.mark.parametrize("draft", ["", "{", "x" * 100_000], ids=["empty", "half", "long"])
+def test_a_record_is_the_old_or_the_new_one(folder: Path, draft: str) -> None:
+    """Also where root was killed while it wrote: what it left is no record, and in nobody's way."""
+    machines._write(machine())
+    inode = (folder / "machines" / f"{NAME}.json").stat().st_ino
+    (folder / "machines" / f"{NAME}.new").write_text(draft)
+    assert machines._read(NAME) == machine()
+    assert machines._names() == [NAME]
+    with open(folder / "machines" / f"{NAME}.json", "rb") as reader:
+        machines._write(machine(init=Process(5, 6)))
+        assert json.loads(reader.read())["init"] is None
+    assert machines._read(NAME) == machine(init=Process(5, 6))
+    assert (folder / "machines" / f"{NAME}.json").stat().st_ino != inode
+    # What ends it takes a draft along.
+    (folder / "machines" / f"{NAME}.new").write_text(draft)
+    machines._write(machine(boot_id="another"))
+    (folder / "machines" / f"{NAME}.new").write_text(draft)
+    machines.stop({"machine": NAME, "grace": 0}, ANN)
+    assert os.listdir(folder / "machines") == []
+
+
+@pytest.mark.parametrize("grace", [-1, -0.001, 30.001, 31, 1e400, float("nan"), "nan", "inf", "-inf", "a minute", ""])
+def test_nobody_has_root_wait_for_long(folder: Path, grace: Any) -> None:
+    machines._write(machine(boot_id="another"))
+    with pytest.raises(ValueError, match=r"no number of seconds|could not convert"):
+        machines.stop({"machine": NAME, "grace": grace}, ANN)
+    assert machines._names() == [NAME]
+
+
+@pytest.mark.parametrize("grace", [0, 0.5, 30, "30.0"])
+def test_a_grace_that_is_given(folder: Path, grace: Any) -> None:
+    machines._write(machine(boot_id="another"))
+    machines.stop({"machine": NAME, "grace": grace}, ANN)
+    assert machines._names() == []
+
+
+@pytest.mark.parametrize("operation", ["stop", "execute", "exists", *WITH_DESCRIPTORS])
 def test_a_machine_of_another_account_is_refused(folder: Path, operation: str) -> None:
     """Also where it runs: this very process is its first."""
     us = procs.identify(os.getpid())
     assert us is not None
     machines._write(machine(uid=ANN.uid + 1, supervisor=us, init=us))
-    asked = {"machine": NAME, "grace": 0, "path": "/", "target": "/srv/a", "writable": True, "invocation": {}}
-    more: tuple[list[int], ...] = ([],) if operation == "add_mount" else ()
+    asked = {"machine": NAME, "grace": 0, "path": "/", "mounts": [], "invocation": {}}
+    more: tuple[list[int], ...] = ([],) if operation in WITH_DESCRIPTORS else ()
     with pytest.raises(SandboxError, match="belongs to another account"):
         getattr(machines, operation)(asked, *more, ANN)
     assert machines._read(NAME) is not None
 
 
-@pytest.mark.parametrize("operation", ["stop", "execute", "exists", "add_mount"])
+@pytest.mark.parametrize("operation", ["stop", "execute", "exists", *WITH_DESCRIPTORS])
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/../demo-0123456789ab", "", None, 5, f"{NAME}\0"])
 def test_no_record_is_read_but_by_a_name(folder: Path, operation: str, name: Any) -> None:
-    asked = {"machine": name, "grace": 0, "path": "/", "target": "/srv/a", "writable": True, "invocation": {}}
-    more: tuple[list[int], ...] = ([],) if operation == "add_mount" else ()
+    asked = {"machine": name, "grace": 0, "path": "/", "mounts": [], "invocation": {}}
+    more: tuple[list[int], ...] = ([],) if operation in WITH_DESCRIPTORS else ()
     with pytest.raises(ValueError, match="no name of a machine"):
         getattr(machines, operation)(asked, *more, ANN)
 
@@ -457,8 +536,8 @@ def descriptors_of(*paths: str | Path) -> list[int]:
     return [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths]
 
 
-@pytest.mark.parametrize("count", [0, 3, 4, 6])
-def test_as_many_descriptors_as_mounts_and_three(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 2, 3, 5, 6])
+def test_as_many_descriptors_as_mounts_and_two(count: int) -> None:
     with pytest.raises(ValueError, match="not as many descriptors as mounts"):
         machines.start(content(), [0] * count, ANN, trusted=True)
 
@@ -468,12 +547,122 @@ def test_as_many_descriptors_as_mounts_and_three(count: int) -> None:
 )
 def test_without_a_user_namespace_only_by_root_and_not_for_root(owner: host.Account, trusted: bool) -> None:
     with pytest.raises(SandboxError, match="is for root to give, and never to root's sandboxes"):
-        machines.start(content(user_namespace=False), [0] * 5, owner, trusted)
+        machines.start(content(user_namespace=False), [0] * 4, owner, trusted)
 
 
 def test_what_is_no_terminal_is_refused() -> None:
     with open("/dev/null", "rb") as null, pytest.raises(ValueError, match="no terminal of the account's"):
-        machines.start(content(), [null.fileno()] * 5, ANN, trusted=False)
+        machines.start(content(), [null.fileno()] * 4, ANN, trusted=False)
+
+
+@pytest.fixture
+def terminal() -> Iterator[int]:
+    ours, theirs = os.openpty()
+    yield theirs
+    os.close(ours)
+    os.close(theirs)
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a start says whose order was found to be good: before anything is made it looks for its program."""
+
+    def need(_host: host.Host, program: str) -> str:
+        raise SandboxError(f"reached {program}")
+
+    monkeypatch.setattr(host.Host, "need", need)
+    return "reached systemd-nspawn"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "fifo", "file", "folder", "device", "socket", "terminal"])
+def test_root_writes_to_a_pipe_alone(tmp_path: Path, terminal: int, reached: str, kind: str) -> None:
+    """What root writes to anything else could do what the account may not."""
+    me = host.account(os.geteuid())
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    with contextlib.ExitStack() as held:
+        if kind == "socket":
+            other = held.enter_context(socket.socket()).fileno()
+        elif kind == "terminal":
+            other = terminal
+        elif kind == "pipe":
+            reader, other = os.pipe()
+            held.callback(os.close, reader)
+            held.callback(os.close, other)
+        else:
+            path = {"folder": tmp_path, "device": Path("/dev/null")}.get(kind, tmp_path / kind)
+            other = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            held.callback(os.close, other)
+        if kind in ("pipe", "fifo"):
+            with pytest.raises(SandboxError, match=reached):
+                machines.start(content(mounts=[]), [terminal, other], me, trusted=False)
+        else:
+            with pytest.raises(ValueError, match="this is no pipe"):
+                machines.start(content(mounts=[]), [terminal, other], me, trusted=False)
+
+
+@as_root
+@pytest.mark.parametrize(
+    "uid, gid, user_namespace, allowed",
+    [
+        pytest.param(65535, 65535, True, True, id="the-last"),
+        pytest.param(65536, 1000, True, False, id="uid"),
+        pytest.param(1000, 65536, True, False, id="gid"),
+        pytest.param(1 << 31, 1 << 31, True, False, id="far"),
+        pytest.param(65536, 65536, False, True, id="shared"),
+    ],
+)
+def test_an_id_that_a_container_has_not_is_told(
+    terminal: int, reached: str, uid: int, gid: int, user_namespace: bool, allowed: bool
+) -> None:
+    """It would be one of the next container's."""
+    owner = host.Account("far", uid, gid, "/home/far", "/bin/bash", (gid,))
+    os.chown(terminal, uid, -1)
+    reader, writer = os.pipe()
+    try:
+        expected = reached if allowed else "The account far has an id above 65535"
+        order = content(mounts=[], user_namespace=user_namespace)
+        with pytest.raises(SandboxError, match=expected):
+            machines.start(order, [terminal, writer], owner, trusted=True)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@as_root
+@pytest.mark.parametrize(
+    "uid, mode, own, allowed",
+    [
+        pytest.param(0, 0o755, False, True, id="roots"),
+        pytest.param(ANN.uid, 0o755, False, False, id="of-an-account"),
+        pytest.param(0, 0o775, False, False, id="written-by-a-group"),
+        pytest.param(0, 0o757, False, False, id="written-by-all"),
+        pytest.param(0, 0o1777, False, False, id="written-by-all-sticky"),
+        pytest.param(ANN.uid, 0o777, True, True, id="no-programs"),
+    ],
+)
+def test_programs_that_run_as_the_hosts_root_are_roots(
+    tmp_path: Path, terminal: int, reached: str, uid: int, mode: int, own: bool, allowed: bool
+) -> None:
+    path = tmp_path / "tools"
+    path.mkdir()
+    path.chmod(mode)
+    os.chown(path, uid, 0)
+    nobody = host.account("nobody")
+    os.chown(terminal, nobody.uid, -1)
+    reader, writer = os.pipe()
+    descriptors = [terminal, writer, *descriptors_of("/usr", path)]
+    wanted = [mounted(source="/usr", own=False), mounted(source="/its tools", target="/srv/b", own=own)]
+    message = "'/its tools' holds programs of a container that shares the host's ids"
+    try:
+        with pytest.raises(SandboxError, match=reached if allowed else message):
+            machines.start(content(mounts=wanted, user_namespace=False), descriptors, nobody, trusted=True)
+        # With ids of its own its root is not the host's.
+        with pytest.raises(SandboxError, match=reached):
+            machines.start(content(mounts=wanted), descriptors, nobody, trusted=False)
+    finally:
+        for descriptor in (reader, *descriptors[1:]):
+            os.close(descriptor)
 
 
 @as_root
@@ -513,13 +702,13 @@ def test_only_what_the_account_itself_could_use_is_mounted(
     path.mkdir() if folder else path.touch()
     path.chmod(mode)
     nobody = host.account("nobody")
-    wanted = [Mounted("/usr", False, False), Mounted("/srv/a", writable, True)]
+    wanted = [Mounted("/usr", "/usr", False, False), Mounted("/source", "/srv/a", writable, True)]
     descriptors = descriptors_of("/usr", path)
     try:
         if allowed:
             machines._check_rights(wanted, descriptors, nobody)
         else:
-            with pytest.raises(SandboxError, match="nobody itself could not use what is to stand on '/srv/a'"):
+            with pytest.raises(SandboxError, match="nobody itself could not use '/source'"):
                 machines._check_rights(wanted, descriptors, nobody)
     finally:
         for descriptor in descriptors:
@@ -533,7 +722,7 @@ def test_a_link_is_not_mounted(tmp_path: Path, points_to: str) -> None:
     me = host.account(os.geteuid())
     try:
         with pytest.raises(SandboxError, match="could not use"):
-            machines._check_rights([Mounted("/srv/a", False, True)], [descriptor], me)
+            machines._check_rights([Mounted("/source", "/srv/a", False, True)], [descriptor], me)
     finally:
         os.close(descriptor)
 
@@ -617,9 +806,9 @@ def test_places_are_made_where_they_are_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path, what",
     [
-        pytest.param("/theirs/new", "SandboxError", id="in-what-is-theirs"),
-        pytest.param("/theirs/there/new", "SandboxError", id="deeper-in-what-is-theirs"),
-        pytest.param("/theirs/new/deeper", "SandboxError", id="two-at-once"),
+        pytest.param("/theirs/new", "FileNotFoundError", id="in-what-is-theirs"),
+        pytest.param("/theirs/there/new", "FileNotFoundError", id="deeper-in-what-is-theirs"),
+        pytest.param("/theirs/new/deeper", "FileNotFoundError", id="two-at-once"),
         pytest.param("/link/new", "OSError", id="by-a-link"),
         pytest.param("/link", "OSError", id="a-link"),
         pytest.param("/link/there", "OSError", id="what-is-there-by-a-link"),
@@ -632,7 +821,7 @@ def test_nothing_is_made_in_what_is_not_its_own(tmp_path: Path, path: str, what:
     def work(places: machines._Places) -> Any:
         try:
             os.close(places.open(path, folder=True))
-        except (SandboxError, OSError) as error:
+        except OSError as error:
             return [
                 type(error).__name__,
                 sorted(os.listdir(tmp_path / "theirs")),
@@ -657,12 +846,244 @@ def test_the_parent_of_a_file_is_one_of_its_own(tmp_path: Path) -> None:
     """Copies with secrets in them are never put in a folder of the account's."""
 
     def work(places: machines._Places) -> Any:
-        with pytest.raises(SandboxError, match="nothing to mount '/theirs/secret' on"), places.parent("/theirs/secret"):
+        with pytest.raises(FileNotFoundError, match="nothing to mount on"), places.parent("/theirs/secret"):
             pass
         with places.parent("/etc/passwd") as parent:
             return os.fstat(parent).st_ino == (tmp_path / "etc").stat().st_ino
 
     assert in_a_tree(tmp_path, work) is True
+
+
+def among(function: Callable[[], None]) -> int:
+    us = procs.identify(os.getpid())
+    assert us is not None
+    return machines._among_mounts(us, function)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def function() -> None:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "error, number",
+    [
+        pytest.param(OSError(errno.EXDEV, "words"), errno.EXDEV, id="with-a-number"),
+        pytest.param(FileNotFoundError(errno.ENOENT, "words", "/a"), errno.ENOENT, id="of-a-kind"),
+        pytest.param(OSError("words"), errno.EPROTO, id="without-a-number"),
+        pytest.param(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no"), errno.EPROTO, id="encoding"),
+        pytest.param(SandboxError("What."), errno.EPROTO, id="ours"),
+        pytest.param(SystemExit(0), errno.EPROTO, id="exit"),
+        pytest.param(KeyboardInterrupt(), errno.EPROTO, id="interrupt"),
+        pytest.param(ZeroDivisionError(), errno.EPROTO, id="any"),
+    ],
+)
+def test_of_an_error_among_the_mounts_there_is_a_number_only(
+    capfd: pytest.CaptureFixture[str], error: BaseException, number: int
+) -> None:
+    """Wording one loads code, and what is there is not the host's."""
+    assert among(raising(error)) == number
+    assert capfd.readouterr() == ("", "")
+
+
+def test_among_the_mounts_no_code_is_loaded() -> None:
+    def function() -> None:
+        if sys.path or sys.meta_path or sys.path_hooks or sys.path_importer_cache:
+            raise OSError(errno.EXDEV, "there are places")
+
+    before = list(sys.path)
+    assert among(function) == 0
+    assert sys.path == before
+
+
+def test_what_ended_is_not_entered() -> None:
+    """And nothing is done where this process is instead."""
+    assert machines._among_mounts(Process(1 << 22, 1), raising(OSError(errno.EXDEV, "ran"))) == errno.ENOENT
+
+
+@pytest.fixture
+def inside(tmp_path: Path, folder: Path) -> Iterator[Path]:
+    """A machine whose place to mount in is a tmpfs in the mounts of its first process alone, as is `theirs` in it."""
+    place = tmp_path / "place"
+    place.mkdir()
+    ready, ready_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            mounts.detach_this_process()
+            mounts.temporary(str(place), mode="755")
+            (place / "theirs").mkdir()
+            mounts.temporary(str(place / "theirs"), mode="777")
+            (place / "link").symlink_to("theirs")
+            os.write(ready_end, str(place.stat().st_dev).encode())
+            signal.pause()
+        finally:
+            os._exit(0)
+    init = procs.identify(child)
+    assert init is not None
+    machines._write(machine(supervisor=init, init=init, own=(int(os.read(ready, 100)),), base=None))
+    yield place
+    init.signal(signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(ready)
+    os.close(ready_end)
+
+
+def added(inside: Path, *targets: str) -> list[str]:
+    """Mount one folder on all of these; which of them are mounted then, seen from inside."""
+    record = machines._read(NAME)
+    assert record is not None
+    assert record.init is not None
+    source = inside.parent / "source"
+    source.mkdir(exist_ok=True)
+    (source / "meant").touch()
+    for path in (source, inside.parent):
+        path.chmod(0o755)
+    wanted = [mounted(source=str(source), target=f"{inside}/{target}") for target in targets]
+    descriptors = descriptors_of(*[source] * len(targets))
+    owner = host.account(os.geteuid())
+    us = dataclasses.replace(record, uid=owner.uid)
+    machines._write(us)
+    try:
+        machines.add_mounts({"machine": NAME, "mounts": wanted}, descriptors, owner)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+    root = f"/proc/{record.init.pid}/root{inside}"
+    return [target for target in targets if os.path.exists(f"{root}/{target}/meant")]
+
+
+@as_root
+def test_more_is_mounted_in_one_that_runs(inside: Path) -> None:
+    assert added(inside, "a", "b/c") == ["a", "b/c"]
+    assert list(inside.iterdir()) == []
+
+
+@as_root
+@pytest.mark.parametrize(
+    "target, why",
+    [
+        pytest.param("theirs/new", errno.ENOENT, id="in-what-is-theirs"),
+        pytest.param("link/new", errno.ELOOP, id="by-a-link"),
+        pytest.param("link", errno.ELOOP, id="on-a-link"),
+    ],
+)
+def test_all_that_is_asked_for_is_mounted_or_nothing(inside: Path, target: str, why: int) -> None:
+    record = machines._read(NAME)
+    assert record is not None
+    assert record.init is not None
+    with pytest.raises(SandboxError, match=f"cannot be mounted on .*: {os.strerror(why)}"):
+        added(inside, "a", target)
+    assert os.listdir(f"/proc/{record.init.pid}/root{inside}/a") == []
+    assert os.listdir(f"/proc/{record.init.pid}/root{inside}/theirs") == []
+
+
+@as_root
+def test_what_is_reserved_is_not_mounted_on_later_either(inside: Path) -> None:
+    for target in RESERVED:
+        asked = {"machine": NAME, "mounts": [mounted(target=target)]}
+        with pytest.raises(ValueError, match="nothing can be mounted on"):
+            machines.add_mounts(asked, [0], ANN)
+
+
+# Which process is what.
+
+
+@pytest.fixture
+def words_of(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Makes a process with these words for its argv, which does nothing: it waits at a pipe that is full."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    children = []
+
+    def make(*words: str) -> int:
+        children.append(subprocess.Popen(words, executable="/bin/echo", stdout=writer))
+        return children[-1].pid
+
+    yield make
+    for child in children:
+        child.kill()
+        child.wait()
+    os.close(reader)
+    os.close(writer)
+
+
+SCRIPT = machines._SCRIPT
+
+
+@pytest.mark.parametrize(
+    "words, ours",
+    [
+        pytest.param(("/usr/bin/bash", "-c", SCRIPT, "/run/claude-sandbox", "wait"), True, id="script"),
+        pytest.param(("/usr/bin/bash", "-p", "-c", SCRIPT, "/run/claude-sandbox", "run"), True, id="its-child"),
+        pytest.param(("anything", "-c", SCRIPT), True, id="any-name"),
+        pytest.param(("systemd-nspawn", "--quiet", "--", "/usr/bin/bash", "-c", SCRIPT), False, id="nspawn"),
+        pytest.param(("/usr/bin/bash", "-x", "-c", SCRIPT), False, id="another-option"),
+        pytest.param(("/usr/bin/bash", "-c", "-p", SCRIPT), False, id="another-order"),
+        pytest.param(("/usr/bin/bash", "-c", f"{SCRIPT} "), False, id="nearly"),
+        pytest.param(("/usr/bin/bash", "-c", f" {SCRIPT}"), False, id="nearly-before"),
+        pytest.param(("/usr/bin/bash", SCRIPT), False, id="no-option"),
+        pytest.param((SCRIPT, "-c"), False, id="as-its-name"),
+        pytest.param(("-c", SCRIPT), False, id="no-name"),
+        pytest.param(("/usr/bin/claude", "--prompt", SCRIPT, "-c", SCRIPT), False, id="further-on"),
+    ],
+)
+def test_the_script_is_known_by_its_first_words(words_of: Callable[..., int], words: list[str], ours: bool) -> None:
+    pid = words_of(*words)
+    # A process has no argv for a moment while it becomes another program.
+    assert procs.until(lambda: machines._is_ours(pid) is not None, PATIENCE)
+    assert machines._is_ours(pid) is ours
+
+
+def test_what_is_gone_is_neither_ours_nor_not() -> None:
+    assert machines._is_ours(1 << 22) is None
+    with subprocess.Popen(["true"]) as child:
+        ended = procs.identify(child.pid)
+        assert ended is None or ended.wait(PATIENCE)
+        assert machines._is_ours(child.pid) is None
+
+
+@pytest.mark.parametrize(
+    "tree, found",
+    [
+        pytest.param({0: [1], 1: [2], 2: [3]}, (2, 3), id="as-it-is"),
+        pytest.param({0: [1], 1: [9, 2], 2: [8, 3]}, (2, 3), id="beside-others"),
+        pytest.param({0: [1], 1: [2], 2: []}, None, id="without-its-program"),
+        pytest.param({0: [1], 1: [2], 2: [8]}, None, id="another-program"),
+        pytest.param({0: [2], 2: [3]}, None, id="not-so-deep"),
+        pytest.param({0: [1], 1: [9], 9: [2], 2: [3]}, None, id="deeper"),
+        # What an agent could make: a pid namespace in its own, and the script in that.
+        pytest.param({0: [1], 1: [2], 2: [8], 8: [4], 4: [3]}, None, id="made-by-the-agent"),
+        pytest.param({0: [1], 1: [4], 4: [3]}, None, id="a-namespace-too-deep"),
+        pytest.param({0: [1], 1: [9], 9: [3]}, None, id="no-namespace"),
+    ],
+)
+def test_the_first_process_is_the_grandchild_of_what_started_it(
+    monkeypatch: pytest.MonkeyPatch, tree: dict[int, list[int]], found: tuple[int, int] | None
+) -> None:
+    """Here 2 is the first of a pid namespace, 4 the first of one in that, and 3 the script."""
+    us = procs.identify(os.getpid())
+    assert us is not None
+    base = 1 << 22
+    depths = {2: (1, 2), 3: (2, 2), 4: (1, 3)}
+    monkeypatch.setattr(
+        procs,
+        "children",
+        lambda pid: [Process(base + each, 1) for each in tree.get(pid - base if pid > base else 0, [])],
+    )
+    monkeypatch.setattr(procs, "innermost_pid", lambda pid: depths.get(pid - base, (7, 1))[0])
+    monkeypatch.setattr(procs, "depth", lambda pid: depths.get(pid - base, (7, 1))[1])
+    monkeypatch.setattr(machines, "_is_ours", lambda pid: pid == base + 3)
+    expected = False if found is None else tuple(Process(base + each, 1) for each in found)
+    assert machines._payload(us) == expected
+    # Without what started it all is over, whatever there is.
+    assert machines._payload(Process(base, 1)) is True
 
 
 # The program that takes the environment.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import itertools
 import os
 import shutil
 import stat
@@ -16,7 +18,8 @@ import pytest
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import libc, mounts, procs
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
-OWNER, SHIFTED = 1000, 0x80000 + 1000
+BASE, OWNER, GROUP = 0x80000, 1000, 2000
+SHIFTED, SHIFTED_GROUP = BASE + OWNER, BASE + GROUP
 
 
 def apart(function: Callable[[], Any]) -> Any:
@@ -229,28 +232,68 @@ def test_a_swap_of_the_path_after_it_was_opened_does_not_matter(source: Path, tm
 
 @as_root
 def test_an_owner_is_seen_as_another_and_nobody_else_is(source: Path, tmp_path: Path) -> None:
+    """All others are seen as themselves, so that ordinary bits decide of what is theirs."""
     target = tmp_path / "target"
-    (source / "of-root").touch()
+    (source / "of-root").touch(mode=0o600)
+    (source / "of-root-for-all").touch()
+    (source / "of-root-for-all").chmod(0o666)
+    (source / "of-others").touch(mode=0o600)
+    os.chown(source / "of-others", OWNER + 1, OWNER - 1)
 
     def work() -> Any:
-        mapping = mounts.idmap([(OWNER, SHIFTED)], [(OWNER, SHIFTED + 1)])
+        mapping = mounts.idmap(BASE, OWNER, GROUP)
         mounted(source, target, mounts.NOSUID | mounts.NODEV, mapping)
         seen = {path.name: [path.stat().st_uid, path.stat().st_gid] for path in sorted(target.iterdir())}
         # The way there is root's alone.
         os.chdir(target)
-        os.setresgid(SHIFTED + 1, SHIFTED + 1, SHIFTED + 1)
+        os.setgroups([])
+        os.setresgid(SHIFTED_GROUP, SHIFTED_GROUP, SHIFTED_GROUP)
         os.setresuid(SHIFTED, SHIFTED, SHIFTED)
         os.close(os.open("new", os.O_WRONLY | os.O_CREAT, 0o600))
-        refused = refusal(lambda: os.close(os.open("of-root", os.O_WRONLY)))
-        return [seen, refused]
+        names = ("of-root", "of-root-for-all", "of-others")
+        return [seen, [refusal(functools.partial(write, name)) for name in names]]
 
-    nobody = int(Path("/proc/sys/fs/overflowuid").read_text())
+    os.chown(source / "file", OWNER, GROUP)
+    os.chown(source / "folder", OWNER, GROUP)
+    os.chown(source, OWNER, GROUP)
     if isinstance(found := idmapped(work), str):
         pytest.skip(found)
-    owner = [SHIFTED, SHIFTED + 1]
-    assert found == [{"file": owner, "folder": owner, "of-root": [nobody, nobody]}, "EACCES"]
+    owner = [SHIFTED, SHIFTED_GROUP]
+    seen = {"file": owner, "folder": owner, "of-root": [0, 0], "of-root-for-all": [0, 0], "of-others": [1001, 999]}
+    assert found == [seen, ["EACCES", "done", "EACCES"]]
     # On the disk it is the account's own.
-    assert ((source / "new").stat().st_uid, (source / "new").stat().st_gid) == (OWNER, OWNER)
+    assert ((source / "new").stat().st_uid, (source / "new").stat().st_gid) == (OWNER, GROUP)
+
+
+def write(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY))
+
+
+@pytest.mark.parametrize("identity", [0, 1, 1000, 65534, 65535, (1 << 32) - 2 - 0x6FFF0000])
+@pytest.mark.parametrize("base", [0x80000, 0x6FFF0000])
+def test_a_map_has_every_id_at_most_once(base: int, identity: int) -> None:
+    extents = mounts._extents(base, identity)
+    assert (identity, base + identity, 1) in extents
+    for which in (0, 1):
+        ranges = sorted((extent[which], extent[which] + extent[2]) for extent in extents)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
+        assert 0 <= ranges[0][0] < ranges[-1][1] <= (1 << 32) - 1
+    # All but one are themselves, and what one is seen as is nobody else.
+    assert all(first == seen for first, seen, _ in extents if first != identity)
+    assert not any(first <= base + identity < first + size for first, _, size in extents)
+    assert sum(size for *_, size in extents) == (1 << 32) - 2
+
+
+@as_root
+@pytest.mark.parametrize("uid, gid", [(0, 0), (OWNER, 0), (65535, 65535)])
+def test_the_kernel_takes_the_map_of_any_account(uid: int, gid: int) -> None:
+    def work() -> Any:
+        mapping = mounts.idmap(0x6FFF0000, uid, gid)
+        held = os.fstat(mapping).st_ino
+        os.close(mapping)
+        return held > 0
+
+    assert apart(work) is True
 
 
 def idmapped(work: Callable[[], Any]) -> Any:
@@ -272,7 +315,7 @@ def test_a_file_system_that_maps_no_owners_is_told(tmp_path: Path) -> None:
     """And no half of a mount is left."""
 
     def work() -> Any:
-        mapping = mounts.idmap([(OWNER, SHIFTED)], [(OWNER, SHIFTED)])
+        mapping = mounts.idmap(BASE, OWNER, GROUP)
         held = os.open("/proc", os.O_PATH)
         before = len(os.listdir("/proc/self/fd"))
         found = refusal(lambda: mounts.clone(held, 0, mapping))
@@ -285,7 +328,7 @@ def test_a_file_system_that_maps_no_owners_is_told(tmp_path: Path) -> None:
 def test_a_mapping_leaves_no_process_and_one_descriptor() -> None:
     def work() -> Any:
         before = set(os.listdir("/proc/self/fd"))
-        mapping = mounts.idmap([(0, 0), (OWNER, SHIFTED)], [(5, 6)])
+        mapping = mounts.idmap(BASE, OWNER, GROUP)
         more = set(os.listdir("/proc/self/fd")) - before
         return [more == {str(mapping)}, procs.children(os.getpid()), os.get_inheritable(mapping)]
 

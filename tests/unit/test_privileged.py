@@ -6,7 +6,6 @@ import array
 import json
 import os
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import host, privileged
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import host, privileged, procs
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
@@ -317,7 +316,7 @@ def sudo(tmp_path: Path) -> Callable[[str], str]:
 
     def make(body: str) -> str:
         program = tmp_path / "sudo"
-        seen = f"json.dump([sys.argv[1:], sys.stdin.read(), os.getcwd()], open({str(tmp_path / 'seen')!r}, 'w'))"
+        seen = f"json.dump([sys.argv[1:], sys.stdin.readline(), os.getcwd()], open({str(tmp_path / 'seen')!r}, 'w'))"
         program.write_text(f"#!{sys.executable}\nimport json, os, sys, time\n{seen}\n{body}\n")
         program.chmod(0o755)
         return str(program)
@@ -381,15 +380,48 @@ def test_what_has_no_limit_is_waited_for(sudo: Callable[[str], str], monkeypatch
     assert asked(sudo("time.sleep(0.2); print(json.dumps({'value': 1}))"), None) == 1
 
 
-def test_nothing_of_a_request_is_in_an_argv(sudo: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_a_request_is_in_an_argv(sudo: Callable[[str], str], tmp_path: Path) -> None:
     """Whoever lists processes sees the operation and the sandbox, no content."""
-    words: list[Any] = []
-    real = subprocess.run
-
-    def run(argv: list[str], **more: Any) -> Any:
-        words.extend(argv)
-        return real(argv, **more)
-
-    monkeypatch.setattr(subprocess, "run", run)
     asked(sudo("print(json.dumps({'value': 1}))"))
-    assert not any("secret" in word for word in words)
+    argv, read, _ = seen(tmp_path)
+    assert "secret" in read
+    assert not any("secret" in word for word in argv)
+
+
+# Whether standard input has come to its end, within that time.
+ENDED = "select.select([0], [], [], {}) != ([], [], []) and os.read(0, 1) == b''"
+
+
+def test_the_request_is_a_line_and_stays_open_until_the_answer(sudo: Callable[[str], str]) -> None:
+    """By its end the helper knows that nobody waits any longer."""
+    assert asked(sudo(f"import select; print(json.dumps({{'value': {ENDED.format(0.3)}}}))")) is False
+
+
+def test_a_request_ends_with_whoever_asks(sudo: Callable[[str], str], tmp_path: Path) -> None:
+    """However that ends."""
+    program = sudo(f"import select; open({str(tmp_path / 'ended')!r}, 'w').write(str({ENDED.format(PATIENCE)}))")
+    asking = os.fork()
+    if asking == 0:
+        try:
+            asked(program, None)
+        finally:
+            os._exit(0)
+    procs.until((tmp_path / "seen").exists, PATIENCE)
+    os.kill(asking, 9)
+    os.waitpid(asking, 0)
+    assert procs.until(lambda: (tmp_path / "ended").exists() and (tmp_path / "ended").read_text(), PATIENCE) == "True"
+
+
+def test_a_sudo_that_reads_nothing_is_told_what_it_says(tmp_path: Path) -> None:
+    """Also where the request is more than a pipe holds."""
+    program = tmp_path / "sudo"
+    program.write_text("#!/bin/sh\necho no rule >&2\nexit 1\n")
+    program.chmod(0o755)
+    with pytest.raises(SandboxError, match="no rule"):
+        privileged.by_sudo(str(program), "execute", "/state/sandboxes/demo", {"input": "x" * 1_000_000}, PATIENCE)
+
+
+def test_a_long_request_arrives(sudo: Callable[[str], str], tmp_path: Path) -> None:
+    program = sudo("print(json.dumps({'value': 1}))")
+    privileged.by_sudo(program, "execute", "/state/sandboxes/demo", {"input": "x\n" * 500_000}, PATIENCE)
+    assert json.loads(seen(tmp_path)[1]) == {"input": "x\n" * 500_000}

@@ -9,8 +9,10 @@ import fcntl
 import functools
 import os
 import platform
+import stat
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,8 @@ def interpreted(program: bytes, call: Call) -> int:
             at += if_true if accumulator == value else if_false
         elif operation == 0x35:  # BPF_JMP | BPF_JGE | BPF_K
             at += if_true if accumulator >= value else if_false
+        elif operation == 0x45:  # BPF_JMP | BPF_JSET | BPF_K
+            at += if_true if accumulator & value else if_false
         elif operation == 0x06:  # BPF_RET | BPF_K
             return int(value)
         else:
@@ -63,13 +67,23 @@ def interpreted(program: bytes, call: Call) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """The numbers of asm/unistd.h that matter."""
+    """The numbers of asm/unistd.h that matter.
+
+    modes: a call's number, and which of its arguments is a mode. opens: the same with that of the flags before it.
+    """
 
     arch: int
     ioctl: int
     socket: int
     keyring: dict[str, int]
     harmless: dict[str, int]
+    administration: dict[str, int]
+    modes: dict[str, tuple[int, int]]
+    opens: dict[str, tuple[int, int, int]]
+
+
+OPENAT2 = 437
+EVERYWHERE = {"pidfd_getfd": 438, "quotactl_fd": 443, "memfd_secret": 447}
 
 
 MACHINES = {
@@ -79,6 +93,37 @@ MACHINES = {
         41,
         {"add_key": 248, "request_key": 249, "keyctl": 250},
         {"read": 0, "fcntl": 72, "sysinfo": 99, "waitid": 247, "ioprio_set": 251, "clone3": 435, "last": 0x3FFFFFFF},
+        {
+            "bpf": 321,
+            "perf_event_open": 298,
+            "userfaultfd": 323,
+            "open_by_handle_at": 304,
+            "kexec_load": 246,
+            "kexec_file_load": 320,
+            "init_module": 175,
+            "delete_module": 176,
+            "finit_module": 313,
+            "quotactl": 179,
+            "swapon": 167,
+            "swapoff": 168,
+            "acct": 163,
+            "reboot": 169,
+            "lookup_dcookie": 212,
+            "syslog": 103,
+            "iopl": 172,
+            "ioperm": 173,
+            **EVERYWHERE,
+        },
+        {
+            "chmod": (90, 1),
+            "fchmod": (91, 1),
+            "fchmodat": (268, 2),
+            "fchmodat2": (452, 2),
+            "creat": (85, 1),
+            "mknod": (133, 1),
+            "mknodat": (259, 2),
+        },
+        {"open": (2, 1, 2), "openat": (257, 2, 3)},
     ),
     "aarch64": Machine(
         AARCH64,
@@ -86,8 +131,58 @@ MACHINES = {
         198,
         {"add_key": 217, "request_key": 218, "keyctl": 219},
         {"io_setup": 0, "inotify_rm_watch": 28, "brk": 214, "clone": 220, "clone3": 435, "last": 0x3FFFFFFF},
+        {
+            "bpf": 280,
+            "perf_event_open": 241,
+            "userfaultfd": 282,
+            "open_by_handle_at": 265,
+            "kexec_load": 104,
+            "kexec_file_load": 294,
+            "init_module": 105,
+            "delete_module": 106,
+            "finit_module": 273,
+            "quotactl": 60,
+            "swapon": 224,
+            "swapoff": 225,
+            "acct": 89,
+            "reboot": 142,
+            "lookup_dcookie": 18,
+            "syslog": 116,
+            **EVERYWHERE,
+        },
+        {"fchmod": (52, 1), "fchmodat": (53, 2), "fchmodat2": (452, 2), "mknodat": (33, 2)},
+        {"openat": (56, 2, 3)},
     ),
 }
+MODES = {
+    0o755: ALLOWED,
+    0o1777: ALLOWED,  # the sticky bit gives nobody anything
+    0: ALLOWED,
+    # The kinds of a file, which have bits next to those.
+    stat.S_IFREG | 0o600: ALLOWED,
+    stat.S_IFIFO | 0o777: ALLOWED,
+    stat.S_IFBLK | 0o777: ALLOWED,
+    0o4755: refused(errno.EPERM),
+    0o2755: refused(errno.EPERM),
+    0o6000: refused(errno.EPERM),
+    0o7777: refused(errno.EPERM),
+    stat.S_IFREG | 0o4755: refused(errno.EPERM),
+    # The kernel looks at 16 bits of a mode only.
+    0xFFFF0000 | 0o4755: refused(errno.EPERM),
+    (0xDEAD << 32) | 0o4755: refused(errno.EPERM),
+    (0o4000 << 32) | 0o755: ALLOWED,
+}
+O_CREAT, O_TMPFILE, O_EXCL = 0o100, 0o20000000, 0o200
+MAKING = {"O_CREAT": O_CREAT, "O_CREAT-and-more": O_CREAT | os.O_WRONLY | O_EXCL, "O_TMPFILE": O_TMPFILE | os.O_RDWR}
+NOT_MAKING = {"O_RDONLY": 0, "O_EXCL": O_EXCL, "all-others": 0xFFFFFFFF & ~(O_CREAT | O_TMPFILE)}
+UPPER_BITS = 0xDEAD << 32
+
+
+def arguments(values: dict[int, int]) -> tuple[int, ...]:
+    """Six arguments, of which those that are not said have every bit."""
+    return tuple(values.get(at, (1 << 64) - 1) for at in range(6))
+
+
 CASES = [
     case
     for name, machine in MACHINES.items()
@@ -133,6 +228,28 @@ CASES = [
         pytest.param(
             name, Call(machine.ioctl, machine.arch, (TIOCSTI, TCGETS, TIOCSTI)), ALLOWED, id=f"{name}-other-argument"
         ),
+        # Its arguments are behind a pointer: what refuses it has programs call openat instead.
+        pytest.param(name, Call(OPENAT2, machine.arch, arguments({})), refused(errno.ENOSYS), id=f"{name}-openat2"),
+        *(
+            pytest.param(name, Call(number, machine.arch, arguments({})), refused(errno.EPERM), id=f"{name}-{call}")
+            for call, number in machine.administration.items()
+        ),
+        *(
+            pytest.param(name, Call(number, machine.arch, arguments({at: mode})), answer, id=f"{name}-{call}-{mode:o}")
+            for call, (number, at) in machine.modes.items()
+            for mode, answer in MODES.items()
+        ),
+        *(
+            pytest.param(
+                name,
+                Call(number, machine.arch, arguments({flags_at: UPPER_BITS | flags, mode_at: mode})),
+                answer if word in MAKING else ALLOWED,
+                id=f"{name}-{call}-{word}-{mode:o}",
+            )
+            for call, (number, flags_at, mode_at) in machine.opens.items()
+            for word, flags in (MAKING | NOT_MAKING).items()
+            for mode, answer in MODES.items()
+        ),
         # Foreign tables have other numbers for the same calls, so all of them are refused.
         *(
             pytest.param(name, Call(number, arch), refused(errno.ENOSYS), id=f"{name}-foreign-{arch:x}-{number}")
@@ -164,7 +281,7 @@ def test_it_is_a_program_that_the_kernel_takes(name: str) -> None:
     assert len(program) % 8 == 0
     assert 0 < len(code) <= 4096
     for at, (operation, if_true, if_false, _) in enumerate(code):
-        if operation in (0x15, 0x35):
+        if operation in (0x15, 0x35, 0x45):
             assert at + 1 + max(if_true, if_false) < len(code)
     assert code[-1][0] == 0x06
 
@@ -212,3 +329,100 @@ def test_for_real() -> None:
     if outside["keyctl"] == errno.EPERM:
         pytest.skip("keyctl is refused here already without the filter")
     assert outside["keyctl"] == errno.EOPNOTSUPP
+
+
+HERE = MACHINES.get(platform.machine())
+AT_FDCWD = -100
+needs_filter = pytest.mark.skipif(HERE is None, reason="there is no filter for this machine")
+
+
+def raw(number: int, *words: int | bytes) -> None:
+    """A system call past what the C library makes of it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    values = [ctypes.c_long(word) if isinstance(word, int) else ctypes.c_char_p(word) for word in words]
+    found = libc.syscall(ctypes.c_long(number), *values)
+    if found == -1:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    # Of those tried here, only what opens something gives more than 0.
+    if found > 0:
+        os.close(found)
+
+
+def opened(path: Path, flags: int, mode: int) -> None:
+    os.close(os.open(path, flags, mode))
+
+
+def file_calls(folder: Path) -> dict[str, tuple[Callable[[], object], bool]]:
+    """What makes or changes a file, and whether it would be setuid or setgid by it."""
+    assert HERE is not None
+    old, held = folder / "old", os.open(folder / "old", os.O_RDWR)
+    calls: dict[str, tuple[Callable[[], object], bool]] = {}
+    for mode in (0o755, 0o1755, 0o4755, 0o2755, 0o6755):
+        marked, word = bool(mode & 0o6000), f"{mode:o}"
+        new = functools.partial(Path, f"{folder}/{word}")
+        calls |= {
+            f"chmod-{word}": (functools.partial(os.chmod, old, mode), marked),
+            f"fchmod-{word}": (functools.partial(os.fchmod, held, mode), marked),
+            f"fchmodat-{word}": (functools.partial(raw, HERE.modes["fchmodat"][0], AT_FDCWD, bytes(old), mode), marked),
+            f"openat-{word}": (
+                functools.partial(opened, new().with_suffix(".a"), os.O_WRONLY | os.O_CREAT, mode),
+                marked,
+            ),
+            f"tmpfile-{word}": (functools.partial(opened, folder, os.O_WRONLY | os.O_TMPFILE, mode), marked),
+            f"mknod-{word}": (functools.partial(os.mknod, new().with_suffix(".b"), stat.S_IFREG | mode), marked),
+            f"no-creation-{word}": (functools.partial(opened, old, os.O_RDONLY, mode), False),
+        }
+        if "creat" in HERE.modes:
+            path = bytes(new().with_suffix(".c"))
+            calls[f"creat-{word}"] = functools.partial(raw, HERE.modes["creat"][0], path, mode), marked
+            path, flags = bytes(new().with_suffix(".d")), os.O_WRONLY | os.O_CREAT
+            calls[f"open-{word}"] = functools.partial(raw, HERE.opens["open"][0], path, flags, mode), marked
+            calls[f"chmod-raw-{word}"] = functools.partial(raw, HERE.modes["chmod"][0], bytes(old), mode), marked
+    garbage = functools.partial(raw, HERE.opens["openat"][0], AT_FDCWD, bytes(old), os.O_RDONLY, 0xFFFF)
+    return calls | {"no-creation-garbage": (garbage, False)}
+
+
+@needs_filter
+@pytest.mark.parametrize("protected", [True, False], ids=["protected", "open"])
+def test_no_setuid_file_is_made_for_real(tmp_path: Path, protected: bool) -> None:
+    """And without the filter the kernel makes each of them, and so none fails here for another reason."""
+    (tmp_path / "old").touch()
+
+    def work() -> dict[str, list[int]]:
+        if protected:
+            namespaces.give_up_privileges(seccomp.program(platform.machine()))
+        expected = errno.EPERM if protected else 0
+        return {name: [error_of(call), expected * marked] for name, (call, marked) in file_calls(tmp_path).items()}
+
+    found = procs.fork(None, work).result()
+    assert {name: error for name, (error, _) in found.items()} == {name: error for name, (_, error) in found.items()}
+    marked = {path.name for path in tmp_path.iterdir() if path.stat().st_mode & 0o6000}
+    assert bool(marked) is not protected
+
+
+@needs_filter
+def test_administration_is_refused_for_real() -> None:
+    """Called so that without the filter each fails by its arguments."""
+    assert HERE is not None
+    machine = HERE
+
+    def errors(protected: bool) -> dict[str, int]:
+        def work() -> dict[str, int]:
+            if protected:
+                namespaces.give_up_privileges(seccomp.program(platform.machine()))
+            calls = {
+                "perf_event_open": (0, 0, -1, -1, -1),
+                "bpf": (9999, 0, 0),
+                "userfaultfd": (0xFFFF,),
+                "open_by_handle_at": (-1, 0, 0),
+                "openat2": (AT_FDCWD, 0, 0, 0),
+            }
+            numbers = machine.administration | {"openat2": OPENAT2}
+            return {name: error_of(functools.partial(raw, numbers[name], *words)) for name, words in calls.items()}
+
+        return dict(procs.fork(None, work).result())
+
+    inside = errors(True)
+    assert inside.pop("openat2") == errno.ENOSYS
+    assert set(inside.values()) == {errno.EPERM}
+    assert errors(False)["openat2"] == errno.EINVAL
