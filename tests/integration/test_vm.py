@@ -162,7 +162,6 @@ def test_bytes_that_are_no_text(machine: tuple[VirtualArena, Result]) -> None:
     assert not done.truncated
 
 
-@pytest.mark.xfail(reason="they are pipes of the guest agent's, which is root")
 def test_streams_by_their_names(machine: tuple[VirtualArena, Result]) -> None:
     """A command opens its own streams again, as many scripts do."""
     arena, _ = machine

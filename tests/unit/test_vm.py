@@ -149,7 +149,7 @@ def test_grants_of_the_hosts_sockets_are_refused() -> None:
 
 def test_what_ended_a_machine_is_told(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    assert vm.why_dead(folder) is None
+    assert vm.why_dead(folder) == "The terminal that the virtual machine ran in was ended."
     (tmp_path / "vm").mkdir()
     (tmp_path / "status").write_text('{"child-pid": 3}\n{"exit-code": 137}\n')
     assert vm.why_dead(folder) == "QEMU ended by signal 9."

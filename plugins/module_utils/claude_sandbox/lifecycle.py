@@ -443,7 +443,11 @@ def sweep(host: Host, folder: str, live: Running) -> None:
 def sweep_folder(folder: str, owner: Account) -> None:
     """End whatever still uses a runtime folder, and delete it: also after a crash, when nothing is recorded."""
     for process in procs.with_arguments([("-S", socket(folder)), ("-auth", display.cookie_file(folder))], owner.uid):
+        below = list(procs.descendants(process.pid))
         process.end(_SERVER_GRACE)
+        # What ran in its terminal ends with that, and may take a moment to.
+        for each in below:
+            each.wait(_SERVER_GRACE)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -689,12 +689,6 @@ def _payload(supervisor: Process) -> tuple[Process, Process] | bool:
     return False
 
 
-def _descendants(pid: int) -> Iterator[Process]:
-    for child in procs.children(pid):
-        yield child
-        yield from _descendants(child.pid)
-
-
 def _is_ours(pid: int) -> bool | None:
     """Whether a process is still the script that waits for its environment; None where it is gone."""
     try:
@@ -868,7 +862,7 @@ def _end_program(machine: Machine, grace: float) -> None:
     init = machine.init
     if init is None or not init.alive():
         # Whatever comes up now has no program yet.
-        for process in (*_descendants(machine.supervisor.pid), machine.supervisor):
+        for process in (*procs.descendants(machine.supervisor.pid), machine.supervisor):
             process.signal(signal.SIGKILL)
         return
     for process in programs(init):

@@ -12,9 +12,11 @@ import array
 import contextlib
 import json
 import os
+import select
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -183,12 +185,11 @@ def by_sudo(
         stderr=subprocess.PIPE,
         cwd="/",
     )
-    limit = None if seconds is None else seconds + _HELPER_SECONDS
     os.close(source)
+    end = None if seconds is None else time.monotonic() + seconds + _HELPER_SECONDS
     try:
-        with contextlib.suppress(BrokenPipeError):
-            _write_all(sink, json.dumps(content).encode() + b"\n")
-        out, err = process.communicate(timeout=limit)
+        _write_all(sink, json.dumps(content).encode() + b"\n", end)
+        out, err = process.communicate(timeout=None if end is None else max(0.0, end - time.monotonic()))
     except subprocess.TimeoutExpired:
         _abandon(process)
         raise SandboxError(f"{HELPER} did not answer.", "Look with ps what it waits for, and try again.") from None
@@ -204,10 +205,16 @@ def by_sudo(
         ) from None
 
 
-def _write_all(sink: int, content: bytes) -> None:
+def _write_all(sink: int, content: bytes, end: float | None) -> None:
+    """Write until that moment at most; what is not read then, or by nobody any more, is left."""
+    os.set_blocking(sink, False)
     left = memoryview(content)
-    while left:
-        left = left[os.write(sink, left) :]
+    with contextlib.suppress(BrokenPipeError):
+        while left and (end is None or time.monotonic() < end):
+            try:
+                left = left[os.write(sink, left) :]
+            except BlockingIOError:
+                select.select([], [sink], [], 0.1)
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:

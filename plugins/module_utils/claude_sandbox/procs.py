@@ -101,6 +101,13 @@ def children(pid: int) -> list[Process]:
     return [child for child in map(identify, pids) if child is not None]
 
 
+def descendants(pid: int) -> Iterator[Process]:
+    """All processes below one, by the children of their main threads."""
+    for child in children(pid):
+        yield child
+        yield from descendants(child.pid)
+
+
 def command_name(pid: int) -> str | None:
     """The name the kernel shows for a process (15 bytes at most), or None when it is gone."""
     try:

@@ -26,6 +26,7 @@ _IO_URING = (425, 426, 427)  # setup, enter, register: the same on every archite
 
 _SET_ID = 0o6000  # the mode's bits setuid and setgid
 _MAKES_FILE = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE
+_LSM_SET_SELF_ATTR = 460
 _OPENAT2 = 437  # takes its arguments by a pointer, which no filter can follow
 
 
@@ -91,7 +92,7 @@ def program(machine: str) -> bytes | None:
     code += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _X32_BIT), _refuse(errno.ENOSYS)]
     for number in (*table.keyring, *table.administration):
         code += [(_EQUAL, 0, 1, number), _refuse(errno.EPERM)]
-    for number in (*_IO_URING, _OPENAT2):
+    for number in (*_IO_URING, _OPENAT2, _LSM_SET_SELF_ATTR):
         code += [(_EQUAL, 0, 1, number), _refuse(errno.ENOSYS)]
     for number, argument in table.modes.items():
         code += _only(number, [*_no_bits(argument, _SET_ID), (_RETURN, 0, 0, _ALLOW)])

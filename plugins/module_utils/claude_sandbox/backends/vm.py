@@ -347,7 +347,7 @@ def _begun(folder: str) -> bool:
 
 
 def _never_began(folder: str, pane: Process) -> str:
-    why = why_dead(folder)
+    why = _trouble(folder)
     if why is not None:
         return why
     if pane.alive():
@@ -360,6 +360,13 @@ def why_dead(folder: str) -> str | None:
 
     folder: the launch folder.
     """
+    trouble = _trouble(folder)
+    if trouble is None and _report(folder).exit_code is None and "exit-code" not in _status(folder):
+        return "The terminal that the virtual machine ran in was ended."
+    return trouble
+
+
+def _trouble(folder: str) -> str | None:
     report = _report(folder)
     if report.failure is not None:
         return f"The guest could not be put together: {report.failure}."
