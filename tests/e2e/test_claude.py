@@ -67,7 +67,7 @@ def claude_options(api: MessagesApi, backend: str) -> dict[str, Any]:
     return {"env": env, "api_key": key}
 
 
-def wait_dead(name: str, state_dir: Path, seconds: float = 60) -> dict[str, Any]:
+def wait_dead(name: str, state_dir: Path, seconds: float = 240) -> dict[str, Any]:
     end = time.monotonic() + seconds
     while True:
         found = run_module("claude_sandbox_info", name=[name], state_dir=str(state_dir))["sandboxes"][0]
