@@ -73,7 +73,7 @@ def test_a_signal_is_told_as_a_shell_tells_it(folder: Path) -> None:
 def test_a_command_that_takes_too_long_is_killed_with_its_group(folder: Path) -> None:
     done, asked = run(folder, STARTED, {"return": {"exited": False}}, STARTED, timeout=0.0)
     assert (done.code, done.timed_out) == (124, True)
-    assert asked[-1]["arguments"] == {"path": SHELL, "arg": ["-p", "-c", 'kill -KILL -- "-$0"', "7"]}
+    assert asked[-1]["arguments"] == {"path": SHELL, "arg": ["-p", "-c", 'kill -KILL -- "-$0" "$0"', "7"]}
 
 
 @pytest.mark.parametrize(

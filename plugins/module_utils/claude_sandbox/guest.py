@@ -189,7 +189,7 @@ def beside(owner: Account, shell: str, argv: Sequence[str], env: Mapping[str, st
     """
     # The streams are the guest agent's, who is root: a program may want to open its own by their names.
     give = [shell, "-p", "-c", 'chown "$0" /proc/self/fd/[012]; exec "$@"', f"{owner.uid}:{owner.gid}"]
-    return [*give, "setsid", "setpriv", *_as_owner(owner, shell), _BESIDE, cwd, lost, *_env_words(env, shell, argv)]
+    return ["setsid", *give, "setpriv", *_as_owner(owner, shell), _BESIDE, cwd, lost, *_env_words(env, shell, argv)]
 
 
 def _as_owner(owner: Account, shell: str) -> list[str]:

@@ -86,7 +86,8 @@ class Agent:
 
     def _kill(self, pid: int, shell: str) -> None:
         with contextlib.suppress(SandboxError):
-            killer = ["-p", "-c", 'kill -KILL -- "-$0"', str(pid)]
+            # Before it leads a group there is nothing but itself.
+            killer = ["-p", "-c", 'kill -KILL -- "-$0" "$0"', str(pid)]
             self.ask("guest-exec", {"path": shell, "arg": killer})
 
 
