@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 from tests.e2e.probes import report as told
-from tests.e2e.probes.catalogue import PROBES, Probe, hold_vsock
+from tests.e2e.probes.catalogue import PROBES, Granted, Probe, hold_vsock
 from tests.e2e.probes.engine import Engine, EngineError
 from tests.e2e.probes.inside.kernel import rename_exchange
 from tests.e2e.probes.matrix import BACKENDS, Cell, Matrix
 from tests.e2e.probes.report import Report
-from tests.e2e.probes.stage import PYTHON, ROOT, Stage, staged, start_display, until
+from tests.e2e.probes.stage import PYTHON, ROOT, Stage, machines_of, staged, start_display, until
 from tests.e2e.probes.watching import (
     command_lines_with,
     environments_with,
@@ -40,19 +40,31 @@ pytestmark = pytest.mark.probe
 NETWORKS = ("on", "off")
 
 
-@pytest.fixture(scope="module")
-def stage() -> Iterator[Stage]:
+@pytest.fixture(scope="module", params=BACKENDS)
+def matrix(request: pytest.FixtureRequest) -> Iterator[Matrix]:
     if os.geteuid() != 0:
         pytest.skip("only root can make the account, and plant what only root may read")
     if not os.path.exists(PYTHON):
         pytest.skip(f"the attempts run by {PYTHON}, which is not there")
+    backend = BACKENDS[request.param]
+    if shutil.which(backend.program) is None:
+        pytest.skip(f"{backend.program} is not installed")
+    for path in backend.files:
+        if not os.path.exists(path):
+            pytest.skip(f"{path} is not there")
     with staged() as made:
-        yield made
+        yield Matrix(made, backend)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def matrix(stage: Stage, request: pytest.FixtureRequest) -> Matrix:
-    return Matrix(stage, BACKENDS[request.param])
+@pytest.fixture(scope="module")
+def stage(matrix: Matrix) -> Stage:
+    return matrix.stage
+
+
+@pytest.fixture(scope="module")
+def container(matrix: Matrix) -> Matrix:
+    """The same, for what is about containers alone (see conftest.py)."""
+    return matrix
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +75,8 @@ def report(matrix: Matrix) -> Iterator[Report]:
     if held is not None:
         held.close()
     # A run of a few chosen probes must not pass for the whole.
-    expected = {row(probe, owner)[0] for probe in PROBES for owner in probe.owners}
+    applying = [probe for probe in PROBES if probe.applies(matrix.backend.kind)]
+    expected = {row(probe, owner)[0] for probe in applying for owner in probe.owners if owner in matrix.backend.owners}
     made.write(told.destination(matrix.backend.name if made.covers(expected) else f"{matrix.backend.name}-partial"))
 
 
@@ -72,8 +85,10 @@ def row(probe: Probe, owner: str) -> tuple[str, int | None, str]:
     return (probe.key if owner == "account" else f"{probe.key} (root's sandbox)"), probe.number, probe.words
 
 
-def skip_unless_possible(probe: Probe, report: Report, stage: Stage, owner: str, column: str) -> None:
-    reason = probe.unless(stage)
+def skip_unless_possible(probe: Probe, report: Report, matrix: Matrix, owner: str, column: str) -> None:
+    reason = probe.unless(matrix.stage)
+    if not reason and probe.variant == "own":
+        reason = matrix.backend.made_by_account(matrix.stage)
     if reason:
         report.note(*row(probe, owner), column, f"skipped: {reason}")
         pytest.skip(reason)
@@ -92,17 +107,17 @@ CASES = [
 def test_held(matrix: Matrix, report: Report, probe: Probe, owner: str, network: str, pane: bool) -> None:
     """From inside, nothing arrives at the target."""
     column = f"network {network}"
-    skip_unless_possible(probe, report, matrix.stage, owner, column)
+    skip_unless_possible(probe, report, matrix, owner, column)
     reached = matrix.tried_inside(probe, Cell(probe.variant, owner, network), pane)
-    designed = network in probe.by_design
+    designed = network in probe.by_design or matrix.backend.name in probe.known_in
     report.note(*row(probe, owner), column, (told.DESIGN if designed else told.REACHED) if reached else told.HELD)
-    assert designed or not reached
+    assert designed or not reached, matrix.last_evidence
 
 
 @pytest.mark.parametrize("probe", [pytest.param(probe, id=probe.key) for probe in PROBES])
 def test_works_outside(matrix: Matrix, report: Report, probe: Probe) -> None:
     """The same code reaches its target from the host: what held was the sandbox."""
-    skip_unless_possible(probe, report, matrix.stage, probe.owners[0], "outside")
+    skip_unless_possible(probe, report, matrix, probe.owners[0], "outside")
     if probe.control not in ("account", "root"):
         report.note(*row(probe, probe.owners[0]), "outside", f"skipped: {probe.control}")
         pytest.skip(probe.control)
@@ -114,10 +129,13 @@ def test_works_outside(matrix: Matrix, report: Report, probe: Probe) -> None:
 @pytest.mark.parametrize("probe", [pytest.param(probe, id=probe.key) for probe in PROBES])
 def test_can_fail(matrix: Matrix, report: Report, probe: Probe) -> None:
     """And from a sandbox whose protection is taken away: the probe notices."""
-    skip_unless_possible(probe, report, matrix.stage, probe.owners[0], "without it")
-    if isinstance(probe.away, str):
-        report.note(*row(probe, probe.owners[0]), "without it", f"skipped: {probe.away}")
-        pytest.skip(probe.away)
+    skip_unless_possible(probe, report, matrix, probe.owners[0], "without it")
+    reason = probe.away if isinstance(probe.away, str) else ""
+    if isinstance(probe.away, Granted):
+        reason = matrix.backend.ungrantable(probe.variant, probe.away.params)
+    if reason:
+        report.note(*row(probe, probe.owners[0]), "without it", f"skipped: {reason}")
+        pytest.skip(reason)
     reached = matrix.tried_without(probe)
     report.note(*row(probe, probe.owners[0]), "without it", told.SHOWN if reached else told.NOT_SHOWN)
     assert reached
@@ -131,6 +149,9 @@ MAIN = Cell("main", "account", "on")
 
 def own_cell(matrix: Matrix) -> Cell:
     """A sandbox that the account made for itself, running."""
+    reason = matrix.backend.made_by_account(matrix.stage)
+    if reason:
+        pytest.skip(reason)
     cell = Cell("own", "account", "on")
     matrix.facts(cell)
     return cell
@@ -187,14 +208,17 @@ def remove(path: Path) -> None:
 
 
 def test_link_in_place_of_display_folder(matrix: Matrix, report: Report, stage: Stage) -> None:
-    """bwrap follows links on the way to where it mounts, and while it does, the host stands under /oldroot."""
-    target = stage.home / "made-by-bwrap"
+    """bwrap follows links on the way to where it mounts, and while it does, the host stands under /oldroot.
+
+    Root, which makes a container's mounts, could follow them into the host as it is.
+    """
+    target = stage.home / "made-by-link"
     target.mkdir()
     os.chown(target, *stage.ids)
-    words = "have bwrap make a file on the host, by a link in the place of a folder that it mounts below"
+    words = "have a file made on the host, by a link in the place of a folder that is mounted below"
     with report.scenario("mount-through-link", 4, words):
         matrix.start("links", MAIN)
-        given = {"path": "/tmp/.X11-unix", "target": f"/oldroot{target}"}
+        given = {"path": "/tmp/.X11-unix", "target": f"{matrix.backend.host_root}{target}"}
         matrix.inside(MAIN, "swap_for_link", given, "links")
         with contextlib.suppress(EngineError):
             matrix.engine("main").again("links")
@@ -207,7 +231,7 @@ def test_link_on_the_way_to_a_mount(matrix: Matrix, report: Report, stage: Stage
     target = stage.account.project("made-by-mount")
     with report.scenario("target-through-link", 5, "the same by a link in the project, below which `mounts:` mounts"):
         project, source = stage.project("targets"), stage.project("mounted")
-        os.symlink(f"/oldroot{target}", project / "sub")
+        os.symlink(f"{matrix.backend.host_root}{target}", project / "sub")
         mount = {"source": str(source), "target": f"{project}/sub/new"}
         with contextlib.suppress(EngineError):
             matrix.start("targets", MAIN, mounts=[mount])
@@ -332,7 +356,10 @@ def digest(path: Path) -> str:
 )
 def test_engine_program_overwritten(matrix: Matrix, report: Report, stage: Stage, owner: str, mode: int) -> None:
     """CVE-2019-5736: what enters a sandbox is still the host's program when something inside gets to run it."""
-    cell = Cell("main", "root", "on") if owner == "root" else own_cell(matrix)
+    key = "engine-program (root's sandbox)" if owner == "root" else "engine-program"
+    words = "overwrite the engine's own Python, as a program that is run by exec (CVE-2019-5736)"
+    with report.scenario(key, None, words):
+        cell = Cell("main", "root", "on") if owner == "root" else own_cell(matrix)
     matrix.facts(cell)
     project, engine = stage.project(cell.name, owner), matrix.engine(cell.variant)
     program = python_of(stage, owner, mode, f"python3-entering-{mode:o}")
@@ -340,8 +367,6 @@ def test_engine_program_overwritten(matrix: Matrix, report: Report, stage: Stage
     payload = stage.plant(project / "payload", PAYLOAD.replace("FOLDER", repr(str(project))), 0o700)
     os.chown(payload, *(ROOT if owner == "root" else stage.ids))
     tried.unlink(missing_ok=True)
-    key = "engine-program (root's sandbox)" if owner == "root" else "engine-program"
-    words = "overwrite the engine's own Python, as a program that is run by exec (CVE-2019-5736)"
     with report.scenario(key, None, words):
         argv = ["/bin/sh", "-c", "mkdir -p ~/.local/bin && cp payload ~/.local/bin/git"]
         engine.ask("execute", name=cell.name, argv=argv, env={})
@@ -367,10 +392,10 @@ def test_engine_program_control(report: Report, stage: Stage) -> None:
 @pytest.mark.parametrize("variant", ["main", "own"])
 def test_who_enters_is_safe(matrix: Matrix, report: Report, stage: Stage, variant: str) -> None:
     """Between coming in and becoming the command, the engine's process is there to be traced, read and followed."""
-    cell = Cell(variant, "account", "on")
-    ready = Path(matrix.facts(cell)["view"]["project_dir"]) / "watching"
-    given = {"seconds": 2.0, "ready": str(ready), "paths": [str(stage.home / ".netrc")]}
     with report.scenario("who-enters", 10, "trace, read or follow the engine's process while it enters the sandbox"):
+        cell = own_cell(matrix) if variant == "own" else Cell(variant, "account", "on")
+        ready = Path(matrix.facts(cell)["view"]["project_dir"]) / "watching"
+        given = {"seconds": 2.0, "ready": str(ready), "paths": [str(stage.home / ".netrc")]}
         wait = matrix.agent_begins(cell, "watch_who_comes", given)
         assert until(ready.exists)
         for _ in range(12):
@@ -386,10 +411,21 @@ def test_exec_is_bound_as_the_agent(matrix: Matrix, report: Report, owner: str, 
     cell = Cell("main", owner, network)
     column = f"network {network}"
     with report.scenario("exec-like-agent", 12, "have other rights by exec than the agent has", column):
-        assert matrix.inside(cell, "status", {}) == matrix.by_agent(cell, "status", {})
+        beside, agent = matrix.inside(cell, "status", {}), matrix.by_agent(cell, "status", {})
+        if matrix.backend.kind == "container":
+            # systemd-nspawn has filters of its own around its program; exec-calls compares what both let pass.
+            for each in (beside, agent):
+                assert int(each.pop("Seccomp_filters")) > 0
+        assert beside == agent
         kinds = ("mnt", "pid", "net", "ipc", "uts", "cgroup", "user")
         paths = {"paths": [f"/proc/self/ns/{kind}" for kind in kinds]}
         assert matrix.inside(cell, "links", paths) == matrix.by_agent(cell, "links", paths)
+
+
+def test_exec_calls_as_the_agent(matrix: Matrix, report: Report) -> None:
+    """What the agent leaves in its PATH is run by exec, too: it must not get at more of the kernel there."""
+    with report.scenario("exec-calls", 12, "have system calls by exec that the agent has not"):
+        assert matrix.inside(MAIN, "calls_that_pass", {}) == matrix.by_agent(MAIN, "calls_that_pass", {})
 
 
 def test_hostile_transcripts(matrix: Matrix, report: Report, stage: Stage) -> None:
@@ -397,8 +433,9 @@ def test_hostile_transcripts(matrix: Matrix, report: Report, stage: Stage) -> No
     with report.scenario("transcripts", 6, "hang who reads the usage, or fill its memory"):
         project = matrix.start("scribe", MAIN)["view"]["project_dir"]
         folder = stage.home / ".claude/projects" / re.sub(r"[^A-Za-z0-9]", "-", project)
-        # The agent is the second process there, and its session file is named by that.
-        given = {"folder": str(folder), "session": str(stage.home / ".claude/sessions/2.json")}
+        # Its session file is named by the agent's pid.
+        session = stage.home / f".claude/sessions/{matrix.backend.agent_pid}.json"
+        given = {"folder": str(folder), "session": str(session)}
         made = matrix.inside(MAIN, "hostile_transcripts", given, "scribe")
         assert made["pipe"] == made["sparse"] == made["bomb"] == made["session"] == "ok"
         assert (folder / "sparse.jsonl").exists(), "the transcripts of this project are elsewhere"
@@ -471,13 +508,13 @@ def test_api_key_control(report: Report, stage: Stage) -> None:
     planted = stage.plant(stage.account.root / "leak/log", f"x {stage.api_key} y")
     leak = subprocess.Popen([PYTHON, "-c", "import sys; sys.stdin.read()", stage.api_key], stdin=subprocess.PIPE)
     try:
-        shown = command_lines_with(stage.api_key) == [leak.pid]
-        shown = shown and files_with(stage.api_key, [planted.parent]) == [str(planted)]
+        found = command_lines_with(stage.api_key), files_with(stage.api_key, [planted.parent])
     finally:
         leak.communicate()
         planted.unlink()
+    shown = found == ([leak.pid], [str(planted)])
     report.note("api-key", 28, "", "outside", told.SHOWN if shown else told.NOT_SHOWN)
-    assert shown
+    assert shown, (leak.pid, found)
 
 
 def test_killed_session(matrix: Matrix, report: Report, stage: Stage) -> None:
@@ -498,7 +535,7 @@ def test_killed_session(matrix: Matrix, report: Report, stage: Stage) -> None:
 def test_killed_engine(matrix: Matrix, report: Report, stage: Stage) -> None:
     """SIGKILL to the engine in the middle of a start: the next one finds what there is, and cleans up."""
     params: dict[str, Any] = {"project_dir": str(stage.project("halfway")), "agent": ["shell"]}
-    params["backend"] = matrix.backend.name
+    params |= matrix.backend.params
     with report.scenario("killed-engine", 30, "be left behind by an engine that is killed while it starts a sandbox"):
         for delay in (0.02, 0.05, 0.08, 0.11):
             with stage.root_engine() as engine:
@@ -509,6 +546,8 @@ def test_killed_engine(matrix: Matrix, report: Report, stage: Stage) -> None:
             # Its child, which works under the account, still holds the sandbox for a moment.
             assert until(lambda: removed(matrix.engine("main"), "halfway"), 5)
             left = [pid for pid in stage.account.processes() if halfway(pid, stage)]
+            left += command_lines_with("--machine=halfway-")
+            assert [name for name in machines_of(stage.account.uid) if name.startswith("halfway-")] == []
             assert left == [], delay
 
 
@@ -594,3 +633,120 @@ def test_nix_daemon_without_network(matrix: Matrix, report: Report, stage: Stage
         with pytest.raises(EngineError, match="fetches for whoever asks"):
             matrix.start("nix", Cell("main", "account", "off"), grants={"nix": True})
         assert "nix" not in matrix.engine("main").ask("names")
+
+
+# What is a container's alone
+
+
+NOTES = ("READY=1", "STOPPING=1", "MAINPID=1", "FDSTORE=1", "X_NSPAWN_LEADER_PID=1", "WATCHDOG=trigger", "x" * 4096)
+
+
+@pytest.mark.parametrize("owner", ["account", "root"])
+def test_folder_of_the_host(container: Matrix, report: Report, owner: str) -> None:
+    """/run/host is what systemd-nspawn leaves open towards itself: a socket, and a folder for mounts to come."""
+    cell = Cell("main", owner, "on")
+    key = "run-host (root's sandbox)" if owner == "root" else "run-host"
+    with report.scenario(key, None, "change something by /run/host: its socket, the folder for mounts, what it tells"):
+        init = container.facts(cell)["instance"]["init"]["pid"]
+        names = ["container-manager", "container-uuid", "os-release", "incoming", "incoming/new", "new", "notify"]
+        paths = [f"/run/host/{name}" for name in names]
+        release = digest(Path("/usr/lib/os-release"))
+        before = contents_below(Path(f"/proc/{init}/root/run/host"))
+        assert before, "there is no /run/host"
+        assert "ok" not in container.inside(cell, "write", {"paths": paths, "text": "evil\n"}).values()
+        container.inside(cell, "replace", {"paths": paths, "text": "evil\n"})
+        for note in NOTES:
+            container.inside(cell, "unix_datagram", {"path": "/run/host/notify", "text": note})
+        assert contents_below(Path(f"/proc/{init}/root/run/host")) == before
+        assert digest(Path("/usr/lib/os-release")) == release
+        assert container.inside(cell, "read", {"paths": ["/run/host/incoming"]}) == {}
+        assert container.engine("main").ask("facts", name=cell.name)["view"]["status"] == "running"
+
+
+def contents_below(top: Path) -> list[tuple[str, int, int]]:
+    return sorted((str(path), path.lstat().st_ino, path.lstat().st_mode) for path in top.rglob("*"))
+
+
+GARBAGE = "; touch {0} #$(touch {0})`touch {0}`\x1d\x1d\x1d\x03\x1a\x1c"
+
+
+def test_garbage_from_the_account(container: Matrix, report: Report, stage: Stage) -> None:
+    """What the account writes to where root's supervisor reads and writes is taken for nothing but a code."""
+    engine, ran = container.engine("main"), stage.account.root / "ran-as-root"
+    words = "have root's supervisor do something by what the account writes to its terminal, status file and pipe"
+    with report.scenario("supervisor", None, words):
+        instance = container.start("garbage", MAIN)["instance"]
+        text, pane = GARBAGE.format(ran), instance["pane"]["pid"]
+        supervisors = [pid for pid in command_lines_with("--machine=garbage-") if (os.stat(f"/proc/{pid}").st_uid == 0)]
+        assert supervisors
+        # The pipe comes last: by it the pane ends.
+        for path in (f"/proc/{pane}/fd/2", f"{instance['folder']}/launch/status", f"/proc/{pane}/fd/4"):
+            argv = [PYTHON, "-c", WRITE, path, text]
+            done = stage.engine.outside(argv, stage.ids, {})
+            assert done["out"].strip(), "the account could not write there"
+        for number in (0, 1, 2, 3, 4):
+            argv = [PYTHON, "-c", WRITE, f"/proc/{supervisors[0]}/fd/{number}", text]
+            assert stage.engine.outside(argv, stage.ids, {})["code"] != 0, "the account has root's descriptors"
+        assert engine.ask("facts", name="garbage")["view"]["status"] in ("running", "dead")
+        container.start("garbage", MAIN)
+        engine.remove("garbage")
+        assert not ran.exists()
+        assert gone(*supervisors) == []
+        assert command_lines_with("--machine=garbage-") == []
+
+
+WRITE = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+print(os.write(descriptor, sys.argv[2].encode() + b"\\n"))
+"""
+
+
+def test_status_by_way_of_links(container: Matrix, report: Report, stage: Stage) -> None:
+    """The account's own folder is what root looks into for how the program ended."""
+    engine, name = container.engine("main"), "ended"
+    with report.scenario("status-links", 5, "have root tell what only it may read, by links in the runtime folder"):
+        folder = container.start(name, MAIN)["instance"]["folder"]
+        secret = stage.plant(stage.root_top / "status", "57\n", owner=ROOT)
+        engine.ask("type", name=name, text="exit 3")
+        assert until(lambda: engine.ask("facts", name=name)["view"]["status"] == "dead", 5)
+        for path, points_to in ((f"{folder}/launch/status", secret), (f"{folder}/launch", secret.parent)):
+            os.rename(path, f"{path}-away")
+            os.symlink(points_to, path)
+            assert (path, engine.ask("facts", name=name)["view"]["exit_code"]) != (path, 57)
+            os.unlink(path)
+            os.rename(f"{path}-away", path)
+        engine.remove(name)
+        assert secret.read_text() == "57\n"
+
+
+SLACK = 4321  # nanoseconds
+
+
+def test_switch_for_a_file(container: Matrix, report: Report, stage: Stage) -> None:
+    """Some files ask for the rights of who writes, and not of who opened them: root's supervisor writes a code.
+
+    Who asks root for a container is as hostile as the account (see privileged.serving), and so are its descriptors.
+    """
+    process, pipe = subprocess.Popen(["sleep", "600"]), stage.home / "ordered"
+    # Everybody may open it; to write there is for root, and for the process itself.
+    switch = Path(f"/proc/{process.pid}/timerslack_ns")
+    key, words = "switch-for-pane", "have root's supervisor write to a file of /proc, given to it as its pane's pipe"
+    order = {"do": "order", "name": stage.account.name, "label": stage.token}
+    os.mkfifo(pipe, 0o600)
+    os.chown(pipe, *stage.ids)
+    try:
+        refused = stage.engine.outside(["/bin/sh", "-c", f"echo 7 >{switch}"], stage.ids, {})
+        assert refused["code"] != 0, "the account itself may write there"
+        switch.write_text(f"{SLACK}\n")
+        shown = int(switch.read_text()) == SLACK
+        report.note(key, None, words, "outside", told.SHOWN if shown else told.NOT_SHOWN)
+        # Without the switch it is made: what is refused below is the switch.
+        assert stage.engine.ask(**order, pane=str(pipe)) == "7\n"
+        with report.scenario(key, None, words):
+            answer = stage.engine.ask(**order, pane=str(switch))
+            assert (answer, int(switch.read_text())) == (answer, SLACK)
+    finally:
+        pipe.unlink(missing_ok=True)
+        process.kill()
+        process.wait()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
+import json
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -20,13 +23,19 @@ from .stage import (
     NEIGHBOURS,
     OBEYED,
     OBEYED_FOLDERS,
+    OTHER,
     ROOT,
     SECRET_FILES,
     STARTED,
+    SYSTEM_SOCKETS,
     Stage,
 )
 
 ACCOUNT_AND_ROOT = ("account", "root")
+CONTAINER = ("container",)
+VM = ("vm",)
+# Where it is the host's that the sandbox has; a virtual machine's is its own.
+SHARED_KERNEL = ("bubblewrap", "container")
 _BURST = "/proc/sys/kernel/printk_ratelimit_burst"
 _SWITCHES = (
     "/proc/sys/kernel/core_pattern",
@@ -39,6 +48,8 @@ _SWITCHES = (
 _DEVICES = ("mem", "port", "kmem", "kmsg", "kvm", "fuse", "loop", "sd", "vd", "nvme", "xvd", "tun", "vhost", "vsock")
 _DEVICES_MORE = ("uinput", "hpet", "event", "card", "render", "video", "snd", "btrfs-control", "cpu_dma_latency")
 _VSOCK_PORT = 0x00C0FFEE
+_HOST_OF_MACHINE = "10.0.2.2"
+_LOST_ADDRESS = "192.0.2.77"  # of a network that exists in books only
 _SETTLE = 0.03  # seconds
 
 
@@ -100,8 +111,10 @@ class Probe:
     difference means that it was reached; without a target, `reached` judges what came back.
     variant: main (default grants), few (none), own (the account runs the engine itself).
     pane: also typed into the agent's terminal. by_design: the networks with which it may be reached.
+    known_in: the backends that are known not to hold it; docs/isolation.md says what that means.
     control: as whom it succeeds on the host, or why that is not tried. away: how the protection is taken away, or why
     it cannot be. unless: why it cannot be tried on this machine at all. watched: files that are put back afterwards.
+    backends: where it is tried, if not everywhere.
     """
 
     key: str
@@ -115,11 +128,21 @@ class Probe:
     variant: str = "main"
     pane: bool = False
     by_design: tuple[str, ...] = ()
+    known_in: tuple[str, ...] = ()
     control: str = "account"
     away: Bare | Granted | str = Bare()
     restore: Callable[[Scene], None] = lambda _: None
     watched: Callable[[Scene], list[Path]] = lambda _: []
     unless: Callable[[Stage], str] = lambda _: ""
+    backends: tuple[str, ...] = ()
+
+    def applies(self, backend: str) -> bool:
+        """Whether it is about something that a backend has."""
+        return not self.backends or backend in self.backends
+
+
+def _in_machine(scene: Scene) -> bool:
+    return scene.kind == "inside" and scene.facts["view"]["backend"] == "vm"
 
 
 def holds_token(scene: Scene, evidence: Any) -> bool:
@@ -161,12 +184,56 @@ def _nothing(_: Scene) -> Mapping[str, Any]:
 # Files
 
 
+def _start_files(scene: Scene) -> list[str]:
+    """Where the container's start takes place; elsewhere a pipe that somebody left full."""
+    if scene.kind != "inside":
+        return [scene.stage.full_pipe()]
+    folder = "/run/claude-sandbox"
+    return [folder, *(f"{folder}/{name}" for name in ("environment", "failed"))]
+
+
 def _places(facts: Mapping[str, Any]) -> list[str]:
     """What is the sandbox's own on the host."""
     folder = facts["instance"]["folder"]
     files = [f"{facts['record']}/spec.json", f"{facts['record']}/instance.json", f"{facts['data']}/secrets.json"]
     files += [f"{facts['data']}/session.log", f"{folder}/xauth", f"{folder}/screen/Xvfb_screen0", f"{folder}/launch"]
+    files += [f"{folder}/launch/vm/{name}" for name in ("log", "report")]
     return [*files, facts["store"], facts["record"], facts["data"], folder]
+
+
+def _machine_sockets(scene: Scene) -> dict[str, Any]:
+    """By which QEMU, and what runs programs in a guest, are told what to do."""
+    folders = [facts["instance"]["folder"] for facts in (scene.facts, scene.sibling)]
+    return {"paths": [f"{folder}/launch/vm/{name}" for folder in folders for name in ("qmp", "agent")]}
+
+
+def _machine_files(scene: Scene) -> dict[str, Any]:
+    """What the engine and the guest tell each other by, and the devices by which the guest does."""
+    folders = [facts["instance"]["folder"] for facts in (scene.facts, scene.sibling)]
+    paths = [f"{folder}/launch/vm/{name}" for folder in folders for name in ("control", "report", "log")]
+    ports = [f"/dev/vport{card}p{port}" for card in range(2) for port in range(8)]
+    return {"paths": paths + (ports if scene.kind == "inside" else [])}
+
+
+def _out_of_share(scene: Scene, name: str) -> dict[str, Any]:
+    """A folder of the project with two links that lead to a secret of the account, and place for more."""
+    folder, secret = _leaving(scene) / name, _left_to(scene)[0]
+    scene.stage.plant(folder / "inner/credentials", "harmless\n")
+    os.symlink(secret, folder / "absolute")
+    os.symlink(os.path.relpath(secret, folder), folder / "relative")
+    return {"folder": str(folder), "target": str(secret), "text": "evil\n"}
+
+
+def _leaving(scene: Scene) -> Path:
+    return _project(scene) / "leaving"
+
+
+def _left_to(scene: Scene) -> list[Path]:
+    return [scene.home / ".aws/credentials"]
+
+
+def _remove_leaving(scene: Scene) -> None:
+    shutil.rmtree(_leaving(scene), ignore_errors=True)
 
 
 def _records(scene: Scene) -> dict[str, Any]:
@@ -207,6 +274,96 @@ def _late_secret(scene: Scene) -> dict[str, Any]:
 
 def _remove_late_secret(scene: Scene) -> None:
     scene.stage.root_secrets[2].with_suffix(".late").unlink(missing_ok=True)
+
+
+def _project(scene: Scene) -> Path:
+    return Path(scene.facts["view"]["project_dir"])
+
+
+def _foreign(scene: Scene) -> list[Path]:
+    """Files of others in the project: for a sandbox of root's, those of an account; for others root's, too."""
+    names = ["other", "other-open"] + (["root", "root-open"] if scene.owner == "account" else [])
+    return [_project(scene) / f"of-{name}" for name in names]
+
+
+def _plant_foreign(scene: Scene) -> list[str]:
+    for path in _foreign(scene):
+        mode = 0o644 if path.name.endswith("open") else 0o600
+        scene.stage.plant(path, mode=mode, owner=ROOT if "root" in path.name else OTHER)
+    return [str(path) for path in _foreign(scene)]
+
+
+def _remove_foreign(scene: Scene) -> None:
+    for path in _foreign(scene):
+        path.unlink(missing_ok=True)
+
+
+def _closed_foreign(scene: Scene) -> dict[str, Any]:
+    return {"paths": [path for path in _plant_foreign(scene) if not path.endswith("open")]}
+
+
+def _states(paths: Iterable[Path]) -> list[tuple[Any, ...]]:
+    """What can be changed of files."""
+    found = []
+    for path in paths:
+        status = path.stat()
+        attributes = os.listxattr(path)
+        found.append((status.st_uid, status.st_gid, status.st_mode, status.st_mtime, _digest(path), attributes))
+    return found
+
+
+def _made_in(scene: Scene) -> Path:
+    return _project(scene) / "made-for-others"
+
+
+def _made(scene: Scene) -> Iterable[tuple[Path, os.stat_result]]:
+    for path in _made_in(scene).rglob("*"):
+        yield path, path.lstat()
+
+
+def _not_ours(scene: Scene) -> list[str]:
+    """What in the project is not the account's, or carries a capability."""
+    uid = scene.stage.account.uid
+    return [
+        str(path)
+        for path, status in _made(scene)
+        if status.st_uid != uid or "security.capability" in os.listxattr(path, follow_symlinks=False)
+    ]
+
+
+def _setuid(scene: Scene) -> list[str]:
+    return [str(path) for path, status in _made(scene) if status.st_mode & (stat.S_ISUID | stat.S_ISGID)]
+
+
+def _sibling_file(scene: Scene) -> Path:
+    return Path(scene.sibling["view"]["project_dir"]) / "plans"
+
+
+def _sibling_project(scene: Scene) -> dict[str, Any]:
+    return {"paths": [str(scene.stage.plant(_sibling_file(scene)))]}
+
+
+def _machines(_: Scene) -> dict[str, Any]:
+    """What root remembers of containers."""
+    folders = ["/run/claude-sandbox/machines", "/run/systemd/nspawn", "/run/systemd/machines"]
+    return {"paths": [*folders, *(str(path) for path in Path(folders[0]).glob("*.json"))]}
+
+
+def _handle(scene: Scene) -> dict[str, Any]:
+    """By what number a secret of root's lies in the file system; whoever is inside would try them all."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle, mount = (ctypes.c_uint * 34)(128, 0), ctypes.c_int()
+    path = str(scene.stage.root_secrets[0]).encode()
+    if libc.name_to_handle_at(-100, path, ctypes.byref(handle), ctypes.byref(mount), 0) < 0:
+        raise OSError(ctypes.get_errno(), "name_to_handle_at")
+    kind = ctypes.c_int.from_buffer(handle, 4).value
+    data = ctypes.string_at(ctypes.addressof(handle) + 8, handle[0])
+    return {"folder": str(_project(scene)), "handle": data.hex(), "kind": kind}
+
+
+def _other_file_system(stage: Stage) -> str:
+    same = stage.account.root.stat().st_dev == stage.root_top.stat().st_dev == stage.root_secrets[0].stat().st_dev
+    return "" if same else "the secret is on another file system than the projects"
 
 
 FILES = (
@@ -347,6 +504,140 @@ FILES = (
         },
         **_watching(lambda scene: [scene.home / ".claude/sessions", Path(scene.sibling["data"]) / "sessions"]),
     ),
+    Probe(
+        "foreign-files",
+        None,
+        "read a file in the project that only root, or only another account, may read",
+        "read",
+        _closed_foreign,
+        reached=holds_token,
+        restore=_remove_foreign,
+        owners=ACCOUNT_AND_ROOT,
+        control="root",
+        away=Bare("root", lambda _: ()),
+    ),
+    Probe(
+        "change-foreign",
+        None,
+        "change a file in the project that is root's or another account's: content, mode, owner, times",
+        "change",
+        lambda scene: {"paths": _plant_foreign(scene)},
+        target=lambda scene: _states(_foreign(scene)),
+        restore=_remove_foreign,
+        owners=ACCOUNT_AND_ROOT,
+        control="root",
+        away=Bare("root", lambda _: ()),
+    ),
+    Probe(
+        "made-for-others",
+        17,
+        "make a file in the project that is root's or another account's on the host, or has capabilities; a device",
+        "make_for_others",
+        lambda scene: {"folder": str(_made_in(scene))},
+        target=_not_ours,
+        watched=lambda scene: [_made_in(scene)],
+        control="root",
+        away=Bare("root", lambda _: ()),
+    ),
+    Probe(
+        "setuid-left",
+        17,
+        "leave a setuid file in the project: whoever runs it outside, from another sandbox say, becomes its owner",
+        "leave_setuid",
+        lambda scene: {"folder": str(_made_in(scene))},
+        target=_setuid,
+        watched=lambda scene: [_made_in(scene)],
+        owners=ACCOUNT_AND_ROOT,
+    ),
+    Probe(
+        "handles",
+        None,
+        "open a secret by its number in the file system that the project is on, by way of the project's folder",
+        "open_by_handle",
+        _handle,
+        reached=holds_token,
+        owners=ACCOUNT_AND_ROOT,
+        control="root",
+        away=Bare("root", lambda _: ()),
+        unless=_other_file_system,
+    ),
+    Probe(
+        "read-sibling-project",
+        None,
+        "read a file in the project of another sandbox of the account's",
+        "read",
+        _sibling_project,
+        reached=holds_token,
+        owners=ACCOUNT_AND_ROOT,
+    ),
+    Probe(
+        "write-sibling-project",
+        None,
+        "write to it",
+        "write",
+        lambda scene: _sibling_project(scene) | {"text": "evil\n"},
+        owners=ACCOUNT_AND_ROOT,
+        **_watching(lambda scene: [_sibling_file(scene)]),
+    ),
+    Probe(
+        "machines",
+        7,
+        "read what root remembers of containers, and what systemd-nspawn keeps",
+        "read",
+        _machines,
+        reached=lambda _, evidence: "supervisor" in str(evidence),
+        owners=ACCOUNT_AND_ROOT,
+        control="root",
+        backends=CONTAINER,
+    ),
+    Probe(
+        "start-folder",
+        28,
+        "find the API key in what the container's first program was started by",
+        "read",
+        lambda scene: {"paths": _start_files(scene)},
+        reached=lambda scene, evidence: scene.stage.api_key in str(evidence),
+        owners=ACCOUNT_AND_ROOT,
+        pane=True,
+        backends=CONTAINER,
+    ),
+    Probe(
+        "machine-sockets",
+        7,
+        "connect to the sockets of its own and of a sibling's QEMU: QMP, the guest's agent",
+        "unix",
+        _machine_sockets,
+        backends=VM,
+    ),
+    Probe(
+        "machine-files",
+        7,
+        "open for writing what QEMU reads and writes there, and the guest's devices that lead to it",
+        "open_for_writing",
+        _machine_files,
+        backends=VM,
+    ),
+    Probe(
+        "out-of-share",
+        5,
+        "read a secret from the project by links, hard links, `..`, and a folder exchanged for a link meanwhile",
+        "out_of_share",
+        lambda scene: _out_of_share(scene, "read"),
+        reached=holds_token,
+        restore=_remove_leaving,
+        watched=_left_to,
+        backends=VM,
+    ),
+    Probe(
+        "write-out-of-share",
+        5,
+        "write to it by the same ways",
+        "out_of_share",
+        lambda scene: _out_of_share(scene, "write"),
+        restore=_remove_leaving,
+        backends=VM,
+        **_watching(_left_to),
+    ),
 )
 
 # Processes and kernel
@@ -386,9 +677,21 @@ def _no_i386(stage: Stage) -> str:
     return "" if done["code"] == 0 and _called(None, done["out"]) else "this kernel runs no 32-bit programs"
 
 
-def _called(_: Scene | None, evidence: Any) -> bool:
-    import json
+def _tried_by_account(stage: Stage, name: str) -> Any:
+    """What an attempt that takes nothing gets on the host."""
+    done = stage.engine.outside(stage.attempt_argv(name, {}), stage.ids, {"PYTHONPATH": str(stage.code)})
+    return json.loads(done["out"])
 
+
+def _no_ring(stage: Stage) -> str:
+    return "" if _tried_by_account(stage, "rings") == "ok" else "this kernel gives no io_uring to an account"
+
+
+def _no_families(stage: Stage) -> str:
+    return "" if _tried_by_account(stage, "families") else "this kernel has no such sockets"
+
+
+def _called(_: Scene | None, evidence: Any) -> bool:
     found = json.loads(evidence) if isinstance(evidence, str) else evidence
     return any(number > 0 for number in found.values())
 
@@ -418,8 +721,32 @@ def _foreign_key(scene: Scene) -> dict[str, Any]:
     return {"description": scene.stage.token}
 
 
+def _got_key(scene: Scene, evidence: Any) -> bool:
+    """A virtual machine's kernel has keyrings of its own."""
+    return bool(evidence["payload"]) or (evidence["keyring"] == "ok" and not _in_machine(scene))
+
+
 def _own_settings(scene: Scene) -> str:
     return str(scene.home / ".claude/settings.json")
+
+
+def _route(_: Scene) -> str:
+    argv = ["ip", "route", "show", "table", "all", _LOST_ADDRESS]
+    return subprocess.run(argv, check=False, capture_output=True, text=True).stdout
+
+
+def _drop_route(_: Scene) -> None:
+    subprocess.run(["ip", "route", "del", "blackhole", _LOST_ADDRESS], check=False, capture_output=True)
+
+
+def _no_tun(_: Stage) -> str:
+    return "" if os.path.exists("/dev/net/tun") else "this machine has no /dev/net/tun"
+
+
+def _no_address(stage: Stage) -> str:
+    argv = stage.attempt_argv("kernel_addresses", {})
+    done = stage.engine.outside(argv, ROOT, {"PYTHONPATH": str(stage.code)})
+    return "" if "[]" not in done["out"] else "this kernel tells nobody its addresses"
 
 
 KERNEL = (
@@ -468,6 +795,7 @@ KERNEL = (
         owners=ACCOUNT_AND_ROOT,
         pane=True,
         unless=_no_tiocsti,
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "tioclinux",
@@ -478,6 +806,7 @@ KERNEL = (
         reached=lambda _, evidence: evidence["linux"] != "EPERM",
         owners=ACCOUNT_AND_ROOT,
         pane=True,
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "rights",
@@ -488,6 +817,7 @@ KERNEL = (
         reached=_rights,
         owners=ACCOUNT_AND_ROOT,
         pane=True,
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "mounts",
@@ -519,6 +849,7 @@ KERNEL = (
         owners=("root",),
         control="as root it would mount over this machine; root-files shows that root can read the file",
         away=Bare("root", lambda scene: ("--ro-bind", "/dev/null", str(scene.stage.root_secrets[2]))),
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "namespaces",
@@ -527,8 +858,11 @@ KERNEL = (
         "foreign_namespaces",
         _nothing,
         owners=ACCOUNT_AND_ROOT,
+        # The processes of a container with ids of its own are nobody's to look at but root's.
+        control="root",
         # Even a bare bwrap has a user namespace, which has no rights over a sibling's; root needs none.
         away=Bare("root"),
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "switches",
@@ -538,6 +872,7 @@ KERNEL = (
         lambda _: {"paths": list(_SWITCHES)},
         owners=ACCOUNT_AND_ROOT,
         control="root",
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "sysctl",
@@ -558,6 +893,7 @@ KERNEL = (
         _nothing,
         owners=ACCOUNT_AND_ROOT,
         control="root",
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "cgroup",
@@ -577,7 +913,7 @@ KERNEL = (
         "read a key from the session keyring of whoever ran the engine",
         "session_key",
         _foreign_key,
-        reached=lambda _, evidence: bool(evidence["payload"]) or evidence["keyring"] == "ok",
+        reached=_got_key,
         owners=ACCOUNT_AND_ROOT,
         pane=True,
         unless=_no_keyctl,
@@ -602,6 +938,7 @@ KERNEL = (
         reached=_called,
         owners=ACCOUNT_AND_ROOT,
         unless=_no_i386,
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "devices",
@@ -611,6 +948,7 @@ KERNEL = (
         _device_nodes,
         owners=ACCOUNT_AND_ROOT,
         control="root",
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "mknod",
@@ -621,6 +959,7 @@ KERNEL = (
         reached=lambda _, evidence: evidence == "ok",
         owners=ACCOUNT_AND_ROOT,
         control="root",
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "setuid",
@@ -630,6 +969,87 @@ KERNEL = (
         lambda scene: {"argv": [str(scene.stage.setuid), "-u"]},
         reached=lambda _, evidence: evidence == "0",
         away="bwrap forbids new privileges whatever its options are",
+        backends=SHARED_KERNEL,
+    ),
+    Probe(
+        "kernel-log",
+        14,
+        "read the kernel's log",
+        "kernel_log",
+        _nothing,
+        owners=ACCOUNT_AND_ROOT,
+        control="root",
+        away=Bare("root", lambda _: ()),
+        backends=SHARED_KERNEL,
+    ),
+    Probe(
+        "kernel-addresses",
+        14,
+        "learn at what addresses the kernel's functions are",
+        "kernel_addresses",
+        _nothing,
+        owners=ACCOUNT_AND_ROOT,
+        control="root",
+        away=Bare("root", lambda _: ()),
+        unless=_no_address,
+        backends=SHARED_KERNEL,
+    ),
+    Probe(
+        "sysfs",
+        14,
+        "see /sys: as it is, with what covers it taken away, mounted anew in namespaces of one's own",
+        "sysfs",
+        _nothing,
+        reached=lambda _, evidence: any(evidence.values()),
+        owners=ACCOUNT_AND_ROOT,
+        # systemd-nspawn before 254 leaves the host's mounts beneath the container's: the kernel then lets a new one be.
+        known_in=("container", "container-host-ids"),
+        backends=SHARED_KERNEL,
+    ),
+    Probe(
+        "io-uring",
+        None,
+        "make an io_uring, by which the kernel is called past the filter of system calls",
+        "rings",
+        _nothing,
+        reached=lambda _, evidence: evidence == "ok",
+        owners=ACCOUNT_AND_ROOT,
+        pane=True,
+        unless=_no_ring,
+        backends=SHARED_KERNEL,
+    ),
+    Probe(
+        "tunnel",
+        16,
+        "make a network interface by /dev/net/tun",
+        "tunnel",
+        lambda _: {"name": "probe-tunnel"},
+        reached=lambda _, evidence: evidence == "ok",
+        owners=ACCOUNT_AND_ROOT,
+        control="root",
+        away=Bare("root", lambda _: ()),
+        unless=_no_tun,
+        backends=SHARED_KERNEL,
+    ),
+    Probe(
+        "beneath",
+        13,
+        "read a file that everybody may read from what lies under the root: chroot, unmount, move, clone, pivot_root",
+        "beneath",
+        lambda scene: {"path": str(scene.stage.open_file)},
+        reached=holds_token,
+        owners=ACCOUNT_AND_ROOT,
+    ),
+    Probe(
+        "terminals",
+        11,
+        "get at a terminal of the host: the pane's, its own way out, or another one",
+        "terminals",
+        _nothing,
+        reached=lambda _, evidence: os.stat("/dev/pts").st_dev in evidence,
+        owners=ACCOUNT_AND_ROOT,
+        pane=True,
+        backends=CONTAINER,
     ),
 )
 
@@ -712,6 +1132,7 @@ IPC = (
             else [f"@{scene.stage.abstract[2].name}"]
         },
         owners=ACCOUNT_AND_ROOT,
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "sibling-display",
@@ -720,6 +1141,7 @@ IPC = (
         "display",
         lambda scene: {"path": _display(scene.sibling), "cookie": f"{scene.sibling['instance']['folder']}/xauth"},
         owners=ACCOUNT_AND_ROOT,
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "host-display",
@@ -736,6 +1158,7 @@ IPC = (
         "display",
         _no_cookie,
         away="the cookie is the X server's, not the sandbox's; the control shows that it opens",
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "dbus",
@@ -753,6 +1176,13 @@ IPC = (
         **_sockets(
             [*"docker podman libvirt tmux qmp wayland keyring gpg_agent".split(), "docker system", "libvirt system"]
         ),
+    ),
+    Probe(
+        "system-sockets",
+        22,
+        "reach the sockets of the system: D-Bus, systemd, the journal, udev, machined",
+        owners=ACCOUNT_AND_ROOT,
+        **_sockets(SYSTEM_SOCKETS),
     ),
     Probe(
         "ssh-agent",
@@ -775,9 +1205,15 @@ IPC = (
 # Network
 
 
+def _addresses(scene: Scene, canaries: Iterable[Any]) -> list[tuple[str, int]]:
+    """Theirs, and where a virtual machine finds what is on the host's loopback."""
+    found = [canary.address for canary in canaries]
+    return found + ([(_HOST_OF_MACHINE, port) for _, port in found] if _in_machine(scene) else [])
+
+
 def _inet(canaries: str) -> dict[str, Any]:
     return {
-        "given": lambda scene: {"addresses": [c.address for c in getattr(scene.stage, canaries)], "text": "probe"},
+        "given": lambda scene: {"addresses": _addresses(scene, getattr(scene.stage, canaries)), "text": "probe"},
         "target": lambda scene: counts(getattr(scene.stage, canaries)),
     }
 
@@ -833,7 +1269,7 @@ NETWORK = (
         25,
         "ping the host's loopback by a raw or an ICMP socket",
         "ping",
-        lambda scene: {"host": scene.stage.tcp[-1].host},
+        lambda scene: {"host": _HOST_OF_MACHINE if _in_machine(scene) else scene.stage.tcp[-1].host},
         reached=lambda _, evidence: evidence == "answered",
         owners=ACCOUNT_AND_ROOT,
         # Where net.ipv4.ping_group_range lets everybody ping.
@@ -850,6 +1286,30 @@ NETWORK = (
         restore=_drop_address,
         owners=ACCOUNT_AND_ROOT,
         control="root",
+        backends=SHARED_KERNEL,
+    ),
+    Probe(
+        "route",
+        25,
+        "have the host lose what goes to an address, by netlink",
+        "lose_route",
+        lambda _: {"address": _LOST_ADDRESS},
+        target=_route,
+        restore=_drop_route,
+        owners=ACCOUNT_AND_ROOT,
+        control="root",
+        # Rights over the host's network are not to be had in a user namespace.
+        away="even root has no right to it in bwrap's namespace; the control shows that it works",
+    ),
+    Probe(
+        "families",
+        25,
+        "open a socket of a family that no namespace parts: vsock, Bluetooth, the kernel's ciphers",
+        "families",
+        _nothing,
+        owners=ACCOUNT_AND_ROOT,
+        unless=_no_families,
+        backends=SHARED_KERNEL,
     ),
     Probe(
         "vsock",

@@ -12,38 +12,143 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
-from .catalogue import PROBES, Bare, Granted, Probe, Scene, tree
+from .catalogue import ACCOUNT_AND_ROOT, PROBES, Bare, Granted, Probe, Scene, tree
 from .engine import Engine
 from .stage import ROOT, Stage, until
 
+_SECONDS = 120.0  # for all that one program attempts
 # Everything that can be refused, except the display.
 _FEW = {"grants": {"claude": False, "git": False, "ssh": False, "gh": False}}
 
 
 class Backend(Protocol):
-    """What the probes must know of a backend."""
+    """What the probes must know of a backend.
 
-    @property
-    def name(self) -> str:
-        """As the spec names it."""
+    name: of its report. kind: as the spec names it. program, files: what it cannot be without. params: what of the
+    spec makes it this backend. owners: whose sandboxes it can make. at_once: whether one program makes all attempts in
+    a sandbox, as each takes seconds to start; nothing is typed then. host_root: where the host's root stands for what
+    makes the mounts, while it does. agent_pid: the agent's, inside.
+    """
+
+    name: str
+    kind: str
+    program: str
+    params: Mapping[str, Any]
+    owners: tuple[str, ...]
+    files: tuple[str, ...]
+    at_once: bool
+    host_root: str
+    agent_pid: int
 
     def bare(self, flags: tuple[str, ...], argv: list[str]) -> list[str]:
         """The same isolation with nothing isolated."""
+
+    def granting(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What must be asked for so that a grant is given."""
+
+    def ungrantable(self, variant: str, params: Mapping[str, Any]) -> str:
+        """Why a grant cannot be given in a sandbox of some variant, if so."""
+
+    def made_by_account(self, stage: Stage) -> str:
+        """Have an account that is not root make sandboxes; why it cannot here, if so."""
+
+
+def _bare(flags: tuple[str, ...], argv: list[str]) -> list[str]:
+    return ["bwrap", *flags, "--", *argv]
 
 
 class Bubblewrap:
     """Namespaces by bwrap."""
 
-    name = "bubblewrap"
+    name = kind = "bubblewrap"
+    program = "bwrap"
+    params: Mapping[str, Any] = MappingProxyType({"backend": "bubblewrap"})
+    owners: tuple[str, ...] = ACCOUNT_AND_ROOT
+    files: tuple[str, ...] = ()
+    at_once = False
+    host_root = "/oldroot"
+    agent_pid = 2
 
     def bare(self, flags: tuple[str, ...], argv: list[str]) -> list[str]:
         """bwrap with these flags alone."""
-        return ["bwrap", *flags, "--", *argv]
+        return _bare(flags, argv)
+
+    def granting(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Nothing more."""
+        return params
+
+    def ungrantable(self, variant: str, params: Mapping[str, Any]) -> str:
+        """None is."""
+        return ""
+
+    def made_by_account(self, stage: Stage) -> str:
+        """It can, by itself."""
+        return ""
 
 
-BACKENDS: Mapping[str, Backend] = {"bubblewrap": Bubblewrap()}
+class Container:
+    """systemd-nspawn, with ids of its own or, where root says so, those of the host."""
+
+    kind = "container"
+    program = "systemd-nspawn"
+    files: tuple[str, ...] = ()
+    at_once = False
+    host_root = ""
+    # After systemd-nspawn's own first process, and the script that waits for it.
+    agent_pid = 3
+
+    def __init__(self, own_ids: bool) -> None:
+        self._own_ids = own_ids
+        self.name = "container" if own_ids else "container-host-ids"
+        self.params: Mapping[str, Any] = {"backend": "container"} | ({} if own_ids else _HOST_IDS)
+        self.owners = ACCOUNT_AND_ROOT if own_ids else ("account",)
+
+    def bare(self, flags: tuple[str, ...], argv: list[str]) -> list[str]:
+        """systemd-nspawn always isolates something; what both rest on is the kernel's."""
+        return _bare(flags, argv)
+
+    def granting(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Who answers at the other end of a socket asks for the account's own id."""
+        return {**params, **_HOST_IDS} if set(params.get("grants", {})) & _BY_ID else params
+
+    def ungrantable(self, variant: str, params: Mapping[str, Any]) -> str:
+        """Only root makes a container with the ids that such grants need."""
+        needed = variant == "own" and set(params.get("grants", {})) & _BY_ID
+        return "this grant is refused in a container that an account makes" if needed else ""
+
+    def made_by_account(self, stage: Stage) -> str:
+        """By sudo, and what the role installs for it."""
+        if not self._own_ids:
+            return "only root makes a container that has the host's ids"
+        return stage.install_for_accounts()
+
+
+class Machine(Bubblewrap):
+    """QEMU with a kernel of its own, in a sandbox of bubblewrap's."""
+
+    name = kind = "vm"
+    program = "qemu-system-x86_64"
+    params: Mapping[str, Any] = MappingProxyType(
+        {"backend": "vm", "toolchain": "host", "vm": {"memory": 256, "cpus": 1}}
+    )
+    owners: tuple[str, ...] = ("account",)
+    files: tuple[str, ...] = tuple(f"/usr/local/lib/claude-sandbox/guest/{name}" for name in ("kernel", "initrd"))
+    at_once = True
+
+    def ungrantable(self, variant: str, params: Mapping[str, Any]) -> str:
+        """What is a socket of the host's."""
+        needed = set(params.get("grants", {})) & _BY_ID
+        return "this grant is refused to a virtual machine, which reaches no socket of the host" if needed else ""
+
+
+_HOST_IDS = {"container": {"user_namespace": False}}
+_BY_ID = {"audio", "dbus", "ssh_agent"}
+BACKENDS: Mapping[str, Backend] = {
+    backend.name: backend for backend in (Bubblewrap(), Container(own_ids=True), Container(own_ids=False), Machine())
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +173,8 @@ class Matrix:
         self.backend = backend
         self._facts = functools.cache(self._start)
         self._told_by_agent = functools.cache(self._ask_agent)
+        self._got_at_once = functools.cache(self._try_at_once)
+        self.last_evidence: Any = None  # what the attempt that was made last got
 
     # Sandboxes
 
@@ -87,9 +194,9 @@ class Matrix:
         project = self.stage.project(name, cell.owner)
         params = {
             "project_dir": str(project),
-            "backend": self.backend.name,
             "agent": ["shell"],
             "network": cell.network == "on",
+            **self.backend.params,
         }
         if cell.owner == "root":
             params["user"] = "root"
@@ -113,8 +220,8 @@ class Matrix:
         """An attempt beside the agent, by the engine's own execute."""
         argv = self.stage.attempt_argv(name, given)
         code = f"{self.facts(cell)['view']['project_dir'] if not sandbox else self.stage.project(sandbox)}/.probe"
-        done = self.engine(cell.variant).ask("execute", name=sandbox or cell.name, argv=argv, env={"PYTHONPATH": code})
-        return _evidence(done)
+        request = {"name": sandbox or cell.name, "argv": argv, "env": {"PYTHONPATH": code}}
+        return _evidence(self.engine(cell.variant).ask("execute", timeout=_SECONDS, **request))
 
     def by_agent(self, cell: Cell, name: str, given: Mapping[str, Any]) -> Any:
         """An attempt as the agent makes it: typed into its terminal."""
@@ -148,6 +255,9 @@ class Matrix:
 
     def tried_inside(self, probe: Probe, cell: Cell, pane: bool = False) -> bool:
         """Whether a probe reached its target from a sandbox."""
+        if self.backend.at_once:
+            reached, self.last_evidence = self._got_at_once(cell)[probe.key]
+            return reached
         scene = self.scene("inside", cell)
         if pane and probe.target is None:
             return probe.reached(scene, _unbroken(self._told_by_agent(cell)[probe.key]))
@@ -168,7 +278,7 @@ class Matrix:
             return self._tried(probe, scene, lambda given: self.outside(who, probe.attempt, given, flags))
         assert isinstance(away, Granted)
         name, cell = f"with-{probe.key}", Cell(probe.variant, "account", "on")
-        self.start(name, cell, **away.params)
+        self.start(name, cell, **self.backend.granting(away.params))
         try:
             return self._tried(probe, scene, lambda given: self.inside(cell, probe.attempt, given, name))
         finally:
@@ -176,19 +286,49 @@ class Matrix:
 
     def _ask_agent(self, cell: Cell) -> Mapping[str, Any]:
         """What the agent gets with all probes that only look, in one go: typing takes its time."""
-        chosen = [each for each in PROBES if each.pane and each.target is None and cell.owner in each.owners]
+        chosen = [
+            each
+            for each in PROBES
+            if each.pane and each.target is None and cell.owner in each.owners and each.applies(self.backend.kind)
+        ]
         scene = self.scene("inside", cell)
         attempts = [(each.attempt, each.given(scene)) for each in chosen]
         return dict(
             zip([each.key for each in chosen], self.by_agent(cell, "several", {"attempts": attempts}), strict=True)
         )
 
+    def _try_at_once(self, cell: Cell) -> Mapping[str, tuple[bool, Any]]:
+        """Whether each probe reached its target, and what it got: what all of them look at is put in place before."""
+        chosen = [each for each in PROBES if each.variant == cell.variant and cell.owner in each.owners]
+        chosen = [each for each in chosen if each.applies(self.backend.kind) and not each.unless(self.stage)]
+        scene = self.scene("inside", cell)
+        with contextlib.ExitStack() as held:
+            for probe in chosen:
+                held.callback(probe.restore, scene)
+            attempts = [(each.attempt, each.given(scene)) for each in chosen]
+            for probe in chosen:
+                held.enter_context(_put_back(probe.watched(scene)))
+            before = [each.target(scene) if each.target else None for each in chosen]
+            found = {}
+            # By a file: what stands in a command line of our own is not to be found by the attempts.
+            folder = Path(self.facts(cell)["view"]["project_dir"]) / ".probe"
+            path = self.stage.plant(folder / "attempts", json.dumps(attempts))
+            answers = self.inside(cell, "several_of_file", {"path": str(path)})
+            for probe, earlier, answer in zip(chosen, before, answers, strict=True):
+                evidence = _unbroken(answer)
+                reached = probe.target(scene) != earlier if probe.target else probe.reached(scene, evidence)
+                found[probe.key] = (reached, evidence)
+        # Each that runs slows down all others; the controls look at the rest.
+        if cell.variant == "own" or cell.network == "off":
+            self.engine(cell.variant).remove(cell.name)
+        return found
+
     def _tried(self, probe: Probe, scene: Scene, run: Any) -> bool:
         given = probe.given(scene)
         with _put_back(probe.watched(scene)):
             before = probe.target(scene) if probe.target else None
             try:
-                evidence = run(given)
+                evidence = self.last_evidence = run(given)
                 return probe.target(scene) != before if probe.target else probe.reached(scene, evidence)
             finally:
                 probe.restore(scene)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,12 @@ _SWITCHES = (
     "net/ipv4/ping_group_range",
     "vm/unprivileged_userfaultfd",
 )
-_VERSIONS = (("bwrap", "--version"), ("tmux", "-V"))
+_VERSIONS = (
+    ("bwrap", "--version"),
+    ("systemd-nspawn", "--version"),
+    ("qemu-system-x86_64", "--version"),
+    ("tmux", "-V"),
+)
 
 
 @dataclasses.dataclass
@@ -111,8 +117,9 @@ def _shown(result: str, reasons: dict[str, int]) -> str:
 def _machine() -> Iterator[str]:
     yield f"- kernel {platform.release()} {platform.machine()}"
     for argv in _VERSIONS:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        yield f"- {done.stdout.strip()}"
+        if shutil.which(argv[0]):
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
+            yield f"- {done.stdout.splitlines()[0]}"
     for name in _SWITCHES:
         path = Path("/proc/sys") / name
         yield f"- {name.replace('/', '.')} = {path.read_text().strip() if path.exists() else 'absent'}"

@@ -23,7 +23,9 @@ from .engine import ENGINE, Engine
 
 HERE = Path(__file__).parent
 PYTHON = "/usr/bin/python3"
+HELPER = "/usr/local/libexec/claude-sandbox/container-helper"
 ROOT = (0, 0)
+OTHER = (65533, 65533)  # an account that no machine has
 
 # Secrets of an account, none of which a sandbox gets.
 SECRET_FILES = (
@@ -43,6 +45,14 @@ SECRET_FILES = (
     ".pypirc",
 )
 GRANTED_FILES = (".ssh/id_canary", ".gitconfig", ".config/gh/hosts.yml")
+# By which the system is told what to do; each is planted where this machine has none.
+SYSTEM_SOCKETS = {
+    "system bus": "/run/dbus/system_bus_socket",
+    "systemd": "/run/systemd/private",
+    "journal": "/run/systemd/journal/stdout",
+    "udev": "/run/udev/control",
+    "machined": "/run/systemd/machine/io.systemd.Machine",
+}
 # Names that begin like something granted.
 NEIGHBOURS = (".sshfoo/id_canary", ".gitconfig.old", ".config/gh-evil/hosts.yml", ".claude.evil/settings.json")
 # What Claude Code obeys in ~/.claude, or starts, or has a shell read.
@@ -153,6 +163,7 @@ class Stage:
         held.callback(shutil.rmtree, self.state_dir, ignore_errors=True)
         self._held = held
         self._projects: dict[str, Path] = {}
+        self._installed: str | None = None
         self.root_top = Path(tempfile.mkdtemp(prefix="cs-probe-", dir="/srv"))
         held.callback(shutil.rmtree, self.root_top, ignore_errors=True)
         self.code = self._copy_code()
@@ -215,6 +226,16 @@ class Stage:
         path.chmod(mode)
         return path
 
+    def full_pipe(self) -> str:
+        """A pipe with the API key in it, which its writer keeps open."""
+        path = self.account.root / f"pipe-{secrets.token_hex(4)}"
+        os.mkfifo(path, 0o600)
+        os.chown(path, *self.ids)
+        descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._held.callback(os.close, descriptor)
+        os.write(descriptor, self.api_key.encode())
+        return str(path)
+
     def _plant_home(self) -> None:
         for name in (*SECRET_FILES, *GRANTED_FILES, *NEIGHBOURS):
             self.plant(self.home / name)
@@ -237,6 +258,7 @@ class Stage:
             self.plant(path, owner=ROOT)
         # The account's own: nothing but the mount keeps it from writing there.
         self.plant(self.system_file, mode=0o644)
+        self.open_file = self.plant(self.account.root / "for-everybody", mode=0o644)
         shutil.copy("/usr/bin/id", self.setuid)
         self.setuid.chmod(0o4755)
 
@@ -269,12 +291,16 @@ class Stage:
             # Never in the place of a real one; without one, nothing would be there to be found.
             if not os.path.lexists(path) and os.path.isdir(os.path.dirname(path)):
                 paths[name] = Path(path)
-        return {name: self._socket(path) for name, path in paths.items()}
+        system = {name: Path(path) for name, path in SYSTEM_SOCKETS.items() if not os.path.lexists(path)}
+        found = {name: self._socket(path) for name, path in paths.items()}
+        return found | {name: self._socket(path, ROOT, 0o755) for name, path in system.items()}
 
-    def _socket(self, path: Path) -> PathCanary:
+    def _socket(self, path: Path, owner: tuple[int, int] | None = None, mode: int = 0o700) -> PathCanary:
         for folder in reversed([folder for folder in path.parents if not folder.exists()]):
-            folder.mkdir(0o700)
-            os.chown(folder, *self.ids)
+            folder.mkdir(mode)
+            os.chown(folder, *(owner or self.ids))
+            if owner:
+                self._held.callback(folder.rmdir)
         self._held.callback(path.unlink, missing_ok=True)
         return self._held.enter_context(PathCanary(str(path)))
 
@@ -292,6 +318,36 @@ class Stage:
         return {"path": f"/tmp/.X11-unix/X{number}", "cookie": str(cookie)}
 
     # Engines
+
+    def install_for_accounts(self) -> str:
+        """Let the account have containers made by sudo, as the role does; why not, if so."""
+        if self._installed is None:
+            self._installed = self._install_for_accounts()
+        return self._installed
+
+    def _install_for_accounts(self) -> str:
+        if shutil.which("sudo") is None:
+            return "sudo is not installed, without which an account has no container"
+        if os.path.lexists(HELPER):
+            return "this machine has a container-helper already, which need not run the engine that is tried here"
+        code = f"import sys\nsys.path.insert(0, {str(ENGINE)!r})\nfrom claude_sandbox.helper import main\nmain()\n"
+        rules = Path(f"/etc/sudoers.d/{self.account.name}")
+        for folder in reversed([folder for folder in Path(HELPER).parents if not folder.exists()]):
+            folder.mkdir(0o755)
+            self._held.callback(folder.rmdir)
+        for path, text, mode in (
+            (Path(HELPER), f"#!{PYTHON} -I\n{code}", 0o755),
+            (rules, f"{self.account.name} ALL=(root) NOPASSWD: {HELPER}\n", 0o440),
+        ):
+            self._held.callback(path.unlink)
+            self.plant(path, text, mode, ROOT)
+        return ""
+
+    def remove_all(self) -> None:
+        """Destroy every sandbox."""
+        for engine in (self.engine, self.own_engine):
+            for name in engine.ask("names"):
+                engine.remove(name)
 
     def engine_by(self, python: Path, owner: str) -> Engine:
         """Another engine, run by a certain Python; its sandboxes are those of own_engine, or of root's."""
@@ -358,6 +414,16 @@ def start_display(account: Account, cookie: str, held: contextlib.ExitStack, *nu
         return pipe.readline().strip()
 
 
+def machines_of(uid: int) -> list[str]:
+    """The containers that root remembers of an account."""
+    found = []
+    for path in Path("/run/claude-sandbox/machines").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            if json.loads(path.read_text())["uid"] == uid:
+                found.append(path.stem)
+    return found
+
+
 def _own_addresses() -> Sequence[str]:
     """This machine's address in the world outside, where it has one. No packet is sent."""
     import socket
@@ -385,9 +451,7 @@ def staged() -> Iterator[Stage]:
             try:
                 yield stage
             finally:
-                for engine in (stage.engine, stage.own_engine):
-                    for name in engine.ask("names"):
-                        engine.remove(name)
+                stage.remove_all()
         _assert_clean(stage)
 
 
@@ -397,6 +461,7 @@ def _assert_clean(stage: Stage) -> None:
     mounts = Path("/proc/mounts").read_text()
     assert stage.token not in mounts
     assert stage.account.name not in mounts
+    assert machines_of(stage.account.uid) == [], "containers of the account were left behind"
     left = [path for path in (*stage.root_secrets, stage.setuid, stage.system_file) if path.exists()]
     assert left == []
     segments = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]

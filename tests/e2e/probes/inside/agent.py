@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .attempt import ATTEMPTS, attempt
+
+_SECONDS = 30  # for each attempt
 
 
 @attempt
@@ -28,7 +31,17 @@ def several(attempts: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
     return [_answer(name, given) for name, given in attempts]
 
 
+@attempt
+def several_of_file(path: str) -> list[Any]:
+    """The same with those that stand in a file, which is gone before they are made."""
+    with open(path, encoding="utf-8") as file:
+        attempts = json.load(file)
+    os.unlink(path)
+    return [_answer(name, given) for name, given in attempts]
+
+
 def _answer(name: str, given: Mapping[str, Any]) -> list[Any] | str:
+    signal.alarm(_SECONDS)
     try:
         return [ATTEMPTS[name](**given)]
     except Exception:  # noqa: BLE001 - one that breaks must not take the others with it

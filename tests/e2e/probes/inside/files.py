@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import stat
+import struct
+import time
 import uuid
 from collections.abc import Sequence
 
 from .attempt import attempt, contents, outcome
+
+_ANYBODY = (0, 1, 65533)  # uids
+_SETUID = 0o6755
+_RACE_SECONDS = 1.5
 
 
 @attempt
@@ -132,6 +140,61 @@ def _discard(path: str) -> None:
 
 
 @attempt
+def out_of_share(folder: str, target: str, text: str) -> dict[str, str]:
+    """Read and write a file outside by way of a folder: links of others, links of one's own, `..`, and a race."""
+    name, found = os.path.basename(target), {}
+    ways = [f"{folder}/absolute", f"{folder}/relative", f"{folder}/own", f"{folder}/hard", f"{folder}/away/{name}"]
+    outcome(os.symlink, target, f"{folder}/own")
+    outcome(lambda: os.link(f"{folder}/absolute", f"{folder}/hard", follow_symlinks=False))
+    outcome(lambda: os.link(target, f"{folder}/same"))
+    outcome(os.symlink, os.path.dirname(target), f"{folder}/away")
+    ways += [f"{folder}/same", folder + "/.." * 12 + target, f"{folder}/inner" + "/.." * 12 + target]
+    for way in ways:
+        with contextlib.suppress(OSError):
+            found[way] = contents(way)
+        found[f"write {way}"] = outcome(_append, way) if os.path.lexists(way) else "ENOENT"
+    # What was looked up as a folder is a link when it is opened, changed or removed.
+    opened = os.open(f"{folder}/inner", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.rename(f"{folder}/inner", f"{folder}/moved")
+        os.rename(f"{folder}/away", f"{folder}/inner")
+        found["meanwhile"] = outcome(lambda: found.update(late=_read_at(opened, name)))
+        found["write meanwhile"] = outcome(lambda: os.chmod(name, 0o640, dir_fd=opened))
+    finally:
+        os.close(opened)
+    found["raced"] = _raced(folder, name)
+    return found
+
+
+def _read_at(folder: int, name: str) -> str:
+    descriptor = os.open(name, os.O_RDONLY, dir_fd=folder)
+    try:
+        return os.read(descriptor, 4096).decode("latin-1")
+    finally:
+        os.close(descriptor)
+
+
+def _raced(folder: str, name: str) -> str:
+    """Read through a name that another process has be a folder and a link by turns."""
+    other = os.fork()
+    if other == 0:
+        while True:
+            for one, two in (("inner", "link"), ("moved", "inner"), ("inner", "moved"), ("link", "inner")):
+                with contextlib.suppress(OSError):
+                    os.rename(f"{folder}/{one}", f"{folder}/{two}")
+    read = set()
+    try:
+        end = time.monotonic() + _RACE_SECONDS
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                read.add(contents(f"{folder}/inner/{name}"))
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+    return "".join(sorted(read))
+
+
+@attempt
 def swap_for_link(path: str, target: str) -> str:
     """Put a symbolic link in a path's place, whatever it was."""
 
@@ -175,4 +238,81 @@ def hostile_transcripts(folder: str, session: str) -> dict[str, str]:
         "nested": outcome(nested),
         "bomb": outcome(bomb),
         "session": outcome(session_pipe),
+    }
+
+
+@attempt
+def change(paths: Sequence[str]) -> dict[str, list[str]]:
+    """What may be done to a file of somebody else's: its content, mode, owner, times, attributes."""
+    return {
+        path: [
+            outcome(_append, path),
+            outcome(os.truncate, path, 0),
+            outcome(os.chmod, path, 0o666),
+            outcome(os.chown, path, os.getuid(), os.getgid()),
+            outcome(os.utime, path, (1, 1)),
+            outcome(os.setxattr, path, "user.probe", b"evil"),
+        ]
+        for path in paths
+    }
+
+
+def _append(path: str) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("evil\n")
+
+
+@attempt
+def make_for_others(folder: str) -> dict[str, str]:
+    """Make files that belong to somebody else, or that give rights to whoever runs them; in a namespace, too."""
+    from .kernel import enter_own_user_namespace, in_child
+
+    os.makedirs(folder, exist_ok=True)
+
+    def nested() -> dict[str, str]:
+        enter_own_user_namespace(0)
+        return _for_others(f"{folder}/nested")
+
+    return _for_others(f"{folder}/plain") | {f"nested {name}": result for name, result in in_child(nested)}
+
+
+def _for_others(prefix: str) -> dict[str, str]:
+    found = {}
+    for uid in _ANYBODY:
+        path = f"{prefix}-{uid}"
+        _append(path)
+        found[f"chown {uid}"] = outcome(os.chown, path, uid, uid)
+        found[f"device {uid}"] = outcome(os.mknod, f"{path}-device", stat.S_IFCHR | 0o666, os.makedev(1, 1))
+    # Version 2, effective: cap_setuid.
+    capability = struct.pack("<IIIII", 0x02000001, 1 << 7, 0, 0, 0)
+    _append(f"{prefix}-capable")
+    found["capability"] = outcome(os.setxattr, f"{prefix}-capable", "security.capability", capability)
+    return found
+
+
+@attempt
+def leave_setuid(folder: str) -> dict[str, str]:
+    """Files that make whoever runs them outside the one who owns them, by every call that sets a mode."""
+    os.makedirs(folder, exist_ok=True)
+
+    def made(name: str) -> None:
+        os.umask(0)
+        os.close(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT, _SETUID))
+
+    def node() -> None:
+        os.mknod(f"{folder}/node", stat.S_IFREG | _SETUID)
+
+    def by_path() -> None:
+        _append(f"{folder}/path")
+        os.chmod(f"{folder}/path", _SETUID)
+
+    def by_descriptor() -> None:
+        with open(f"{folder}/descriptor", "wb") as file:
+            os.fchmod(file.fileno(), _SETUID)
+
+    return {
+        "open": outcome(made, "open"),
+        "mknod": outcome(node),
+        "chmod": outcome(by_path),
+        "fchmod": outcome(by_descriptor),
     }

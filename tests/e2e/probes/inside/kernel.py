@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import functools
 import mmap
 import os
 import platform
@@ -24,12 +25,39 @@ _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _I386_KEYCTL, _X32_BIT, _X86_GETPID = 288, 0x40000000, 39
 _SESSION_KEYRING, _GET_ID, _DESCRIBE, _SEARCH, _READ = -3, 0, 6, 10, 11
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWCGROUP, _CLONE_NEWPID = 0x20000, 0x10000000, 0x02000000, 0x20000000
-_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 32, 4096, 16384
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_MOVE, _MS_REC = 1, 32, 4096, 8192, 16384
 _MNT_DETACH = 2
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _AT_RECURSIVE, _OPEN_TREE_CLONE, _AT_FDCWD = 0x8000, 1, -100
 _RENAME_EXCHANGE = 2
 _MOUNT_ATTR_RDONLY = 1
+_CLONE_NEWNET = 0x40000000
+_IO_URING_SETUP = 425
+_OPEN_BY_HANDLE_AT = {"x86_64": 304, "aarch64": 265}
+_SYSLOG_READ_ALL = 3
+_TUNSETIFF, _IFF_TAP = 0x400454CA, 0x1002
+_FAMILIES = 46  # address families that Linux knows
+_USUAL_FAMILIES = (1, 2, 10, 16)  # UNIX, INET, INET6, NETLINK
+# Calls that the kernel refuses at once for their arguments, where nothing refuses them before.
+_CALLS = {
+    "bpf": {"x86_64": 321, "aarch64": 280},
+    "perf_event_open": {"x86_64": 298, "aarch64": 241},
+    "userfaultfd": {"x86_64": 323, "aarch64": 282},
+    "fanotify_init": {"x86_64": 300, "aarch64": 262},
+    "kcmp": {"x86_64": 312, "aarch64": 272},
+    "kexec_load": {"x86_64": 246, "aarch64": 104},
+    "init_module": {"x86_64": 175, "aarch64": 105},
+    "swapon": {"x86_64": 167, "aarch64": 224},
+    "acct": {"x86_64": 163, "aarch64": 89},
+    "quotactl": {"x86_64": 179, "aarch64": 60},
+    "lookup_dcookie": {"x86_64": 212, "aarch64": 18},
+    "open_by_handle_at": _OPEN_BY_HANDLE_AT,
+    "io_uring_setup": {"x86_64": 425, "aarch64": 425},
+    "fsopen": {"x86_64": 430, "aarch64": 430},
+    "pidfd_getfd": {"x86_64": 438, "aarch64": 438},
+    "memfd_secret": {"x86_64": 447, "aarch64": 447},
+    "lsm_set_self_attr": {"x86_64": 460, "aarch64": 460},
+}
 
 
 def rename_exchange(one: str, other: str) -> None:
@@ -43,17 +71,31 @@ def rename_exchange(one: str, other: str) -> None:
 @attempt
 def session_key(description: str) -> dict[str, Any]:
     """The payload of a key in the session's keyring, and whether /proc names it."""
+    anew = "".join(found for _, found in in_child(_keys_by_new_proc))
     return {
         "payload": _payload(description),
         "keyring": outcome(lambda: _keyctl(_GET_ID, _SESSION_KEYRING, 0)),
-        "listed": description in _listed_keys(),
+        "listed": description in _listed_keys("/proc") + anew,
     }
 
 
-def _listed_keys() -> str:
+def _listed_keys(proc: str) -> str:
     with contextlib.suppress(OSError):
-        return contents("/proc/keys")
+        return contents(f"{proc}/keys")
     return ""
+
+
+def _keys_by_new_proc() -> dict[str, str]:
+    """What covers a file of /proc does not cover it in another /proc."""
+    enter_own_user_namespace(_CLONE_NEWNS | _CLONE_NEWPID)
+    return dict(in_child(_keys_in_new_proc))
+
+
+def _keys_in_new_proc() -> dict[str, str]:
+    place = "/tmp/probe-proc"
+    os.makedirs(place, exist_ok=True)
+    call("mount", b"none", place.encode(), b"proc", 0, None)
+    return {"keys": _listed_keys(place)}
 
 
 def _payload(description: str) -> str:
@@ -132,10 +174,10 @@ def mounts(readonly: str, target: str, text: str) -> dict[str, str]:
     """Make read-only mounts writable, or take them away, and write to `target` below; first as is, then with the
     capabilities of a user namespace of one's own."""
     plain = _mount_tricks(readonly, target, text)
-    return plain | {f"nested {name}": result for name, result in _in_child(lambda: _nested(readonly, target, text))}
+    return plain | {f"nested {name}": result for name, result in in_child(lambda: _nested(readonly, target, text))}
 
 
-def _in_child(work: Any) -> list[tuple[str, str]]:
+def in_child(work: Any) -> list[tuple[str, Any]]:
     """What a function says in a child of its own, whose namespaces it may change."""
     import json
 
@@ -226,6 +268,79 @@ def foreign_namespaces() -> list[str]:
     return found
 
 
+@attempt
+def beneath(path: str) -> dict[str, str]:
+    """Read a file that is in no mount here, from what may lie under the root: a root that was moved there covers it."""
+    ways = (_plainly, _by_going_up, _unmounted_root, _moved_root, _cloned_root, _pivoted_root, _joined_anew)
+    found = {way.__name__: in_child(functools.partial(_found_by, way, path)) for way in ways}
+    return {name: "".join(text for _, text in answers) for name, answers in found.items()}
+
+
+def _found_by(way: Any, path: str) -> dict[str, str]:
+    found = {}
+    with contextlib.suppress(OSError):
+        way()
+    for top in ("", "/tmp/probe-beneath"):
+        with contextlib.suppress(OSError):
+            found[top] = contents(f"{top}{path}")
+    with contextlib.suppress(OSError):
+        found["here"] = contents(path.lstrip("/"))
+    return found
+
+
+def _plainly() -> None:
+    pass
+
+
+def _place_beneath() -> bytes:
+    enter_own_user_namespace(_CLONE_NEWNS)
+    os.makedirs("/tmp/probe-beneath", exist_ok=True)
+    return b"/tmp/probe-beneath"
+
+
+def _by_going_up() -> None:
+    """The oldest way out of a chroot: a directory above one's root."""
+    place = _place_beneath()
+    above = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    os.chroot(place)
+    os.fchdir(above)
+    os.chdir("/".join([".."] * 40))
+    os.chroot(".")
+
+
+def _unmounted_root() -> None:
+    _place_beneath()
+    call("umount2", b"/", _MNT_DETACH)
+    os.chroot("/")
+
+
+def _moved_root() -> None:
+    call("mount", b"/", _place_beneath(), None, _MS_MOVE, None)
+    os.chroot("/")
+
+
+def _cloned_root() -> None:
+    _clone_tree(b"/", _place_beneath())
+
+
+def _pivoted_root() -> None:
+    place = _place_beneath()
+    call("mount", b"none", place, b"tmpfs", 0, None)
+    os.mkdir(place + b"/old")
+    os.chdir(place)
+    syscall(_PIVOT_ROOT[platform.machine()], b".", b"old")
+    call("umount2", b"/old", _MNT_DETACH)
+    call("umount2", b"/", _MNT_DETACH)
+    os.chroot("/")
+
+
+def _joined_anew() -> None:
+    """Who joins a mount namespace gets its own root, and not the one that its processes have."""
+    _place_beneath()
+    with open("/proc/self/ns/mnt", "rb") as namespace:
+        call("setns", namespace.fileno(), _CLONE_NEWNS)
+
+
 # Switches
 
 
@@ -266,7 +381,7 @@ def make_cgroup(name: str) -> dict[str, str]:
         os.mkdir(f"{top}/{name}")
 
     found = {top: outcome(make, top) for top in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")}
-    return found | dict(_in_child(lambda: _mount_cgroup(name)))
+    return found | dict(in_child(lambda: _mount_cgroup(name)))
 
 
 def _mount_cgroup(name: str) -> dict[str, str]:
@@ -301,3 +416,147 @@ def make_device(folder: str) -> str:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+# What else of the kernel is told, or to be had
+
+
+@attempt
+def kernel_log() -> dict[str, int]:
+    """How much of the kernel's log can be read: by its system call, by its device, in /proc."""
+    found = {}
+    buffer = ctypes.create_string_buffer(4096)
+    with contextlib.suppress(OSError):
+        call("klogctl", _SYSLOG_READ_ALL, buffer, len(buffer))
+        found["call"] = len(buffer.value)
+    for path in ("/dev/kmsg", "/proc/kmsg"):
+        with contextlib.suppress(OSError):
+            found[path] = len(contents(path))
+    return {name: size for name, size in found.items() if size}
+
+
+@attempt
+def kernel_addresses() -> list[str]:
+    """Where in memory the kernel's functions are, as far as /proc tells."""
+    with contextlib.suppress(OSError):
+        return [line for line in contents("/proc/kallsyms").splitlines() if int(line.split()[0], 16)][:3]
+    return []
+
+
+@attempt
+def sysfs() -> dict[str, list[str]]:
+    """What of /sys can be seen: as it is, with what covers it taken away, and mounted anew."""
+    return {"plain": _sysfs("/sys")} | dict(in_child(_nested_sysfs))
+
+
+def _sysfs(top: str) -> list[str]:
+    found = []
+    for name in ("kernel", "devices", "class/net", "fs/cgroup"):
+        with contextlib.suppress(OSError):
+            found += [f"{top}/{name}/{entry}" for entry in os.listdir(f"{top}/{name}")]
+    return found
+
+
+def _nested_sysfs() -> dict[str, list[str]]:
+    found = {}
+    enter_own_user_namespace(_CLONE_NEWNS | _CLONE_NEWNET)
+    place = "/tmp/probe-sysfs"
+    os.makedirs(place, exist_ok=True)
+    ways = {
+        "unmounted": lambda: call("umount2", b"/sys", _MNT_DETACH),
+        "mounted": lambda: call("mount", b"none", place.encode(), b"sysfs", 0, None),
+        "bound": lambda: call("mount", b"/sys", place.encode(), None, _MS_BIND, None),
+        "cloned": lambda: _clone_tree(b"/sys", place.encode()),
+    }
+    for name, way in ways.items():
+        outcome(way)
+        found[name] = _sysfs("/sys") + _sysfs(place)
+    return found
+
+
+@attempt
+def rings() -> str:
+    """Make an io_uring, by which the kernel is called past a filter of system calls."""
+    return outcome(lambda: os.close(syscall(_IO_URING_SETUP, 1, ctypes.create_string_buffer(120))))
+
+
+@attempt
+def families() -> list[int]:
+    """The families of sockets that can be opened, besides those that everybody needs."""
+    import socket
+
+    found = []
+    for family in set(range(_FAMILIES)) - set(_USUAL_FAMILIES):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
+            with contextlib.suppress(OSError):
+                socket.socket(family, kind, 0).close()
+                found.append(family)
+    return sorted(set(found))
+
+
+@attempt
+def calls_that_pass() -> dict[str, str]:
+    """What is answered to system calls that mean nothing: by it one filter is told from another."""
+    numbers = {name: known[platform.machine()] for name, known in _CALLS.items() if platform.machine() in known}
+    return {name: outcome(syscall, number, -1, -1, -1, -1, -1) for name, number in numbers.items()}
+
+
+@attempt
+def open_by_handle(folder: str, handle: str, kind: int) -> dict[str, str]:
+    """Open a file by its number in a file system of which only a folder is here; in a namespace of one's own, too."""
+    plain = {"plain": _by_handle(folder, handle, kind)}
+    return plain | dict(in_child(lambda: _nested_handle(folder, handle, kind)))
+
+
+def _nested_handle(folder: str, handle: str, kind: int) -> dict[str, str]:
+    enter_own_user_namespace(_CLONE_NEWNS)
+    return {"nested": _by_handle(folder, handle, kind)}
+
+
+def _by_handle(folder: str, handle: str, kind: int) -> str:
+    data = bytes.fromhex(handle)
+    packed = struct.pack("=Ii", len(data), kind) + data
+    mount = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        opened = syscall(_OPEN_BY_HANDLE_AT[platform.machine()], mount, packed, os.O_RDONLY)
+        with open(opened, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        return str(error)
+    finally:
+        os.close(mount)
+
+
+@attempt
+def tunnel(name: str) -> str:
+    """Make a network interface by /dev/net/tun."""
+
+    def make() -> None:
+        device = os.open("/dev/net/tun", os.O_RDWR)
+        try:
+            fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP))
+        finally:
+            os.close(device)
+
+    return outcome(make)
+
+
+@attempt
+def terminals() -> list[int]:
+    """The file systems of all terminals that can be got at: one's own, those of others here, and a new one."""
+    found = set()
+    paths = ["/dev/console", "/dev/tty", *(f"/dev/pts/{name}" for name in os.listdir("/dev/pts") if name != "ptmx")]
+    paths += [f"/proc/{pid}/fd/{number}" for pid in pids() for number in range(3)]
+    for path in paths:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            if os.isatty(descriptor):
+                found.add(os.stat(os.ttyname(descriptor)).st_dev)
+                found.add(os.fstat(descriptor).st_dev)
+            os.close(descriptor)
+    with contextlib.suppress(OSError):
+        master, slave = pty.openpty()
+        found.add(os.fstat(slave).st_dev)
+        os.close(master)
+        os.close(slave)
+    return sorted(found)

@@ -13,7 +13,8 @@ from .attempt import attempt, outcome
 
 _TIMEOUT = 1.0
 _ECHO_REQUEST = 8
-_RTM_NEWADDR, _NLM_F_REQUEST_ACK = 20, 5
+_RTM_NEWADDR, _RTM_NEWROUTE, _NLM_F_REQUEST_ACK, _NLM_F_CREATE = 20, 24, 5, 0x400
+_RTN_BLACKHOLE = 6
 _VSOCK_ANY = 0xFFFFFFFF
 
 
@@ -87,7 +88,11 @@ def _add_address() -> None:
     """Give the loopback interface an address that means nothing, by netlink."""
     payload = struct.pack("=BBBBI", socket.AF_INET, 32, 0, 0, 1)
     payload += struct.pack("=HH4s", 8, 2, socket.inet_aton("127.7.7.7"))
-    message = struct.pack("=IHHII", 16 + len(payload), _RTM_NEWADDR, _NLM_F_REQUEST_ACK, 1, 0) + payload
+    _ask_netlink(_RTM_NEWADDR, _NLM_F_REQUEST_ACK, payload)
+
+
+def _ask_netlink(kind: int, flags: int, payload: bytes) -> None:
+    message = struct.pack("=IHHII", 16 + len(payload), kind, flags, 1, 0) + payload
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
         link.settimeout(_TIMEOUT)
         link.sendto(message, (0, 0))
@@ -95,6 +100,24 @@ def _add_address() -> None:
         # What another run has added already counts as added.
         if code not in (0, 17):
             raise OSError(code, os.strerror(code))
+
+
+@attempt
+def lose_route(address: str) -> dict[str, str]:
+    """Have the kernel drop all that goes to an address, by netlink; in a user namespace of one's own, too."""
+    from .kernel import enter_own_user_namespace, in_child
+
+    def nested() -> dict[str, str]:
+        enter_own_user_namespace(0)
+        return {"nested": outcome(_add_route, address)}
+
+    return {"plain": outcome(_add_route, address)} | dict(in_child(nested))
+
+
+def _add_route(address: str) -> None:
+    payload = struct.pack("=BBBBBBBBI", socket.AF_INET, 32, 0, 0, 254, 4, 0, _RTN_BLACKHOLE, 0)
+    payload += struct.pack("=HH4s", 8, 1, socket.inet_aton(address))
+    _ask_netlink(_RTM_NEWROUTE, _NLM_F_REQUEST_ACK | _NLM_F_CREATE, payload)
 
 
 @attempt
@@ -123,12 +146,12 @@ def _unix(path: str) -> None:
 
 
 @attempt
-def unix_datagram(path: str) -> str:
+def unix_datagram(path: str, text: str = "probe") -> str:
     """Send a datagram to a UNIX socket."""
 
     def send() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"probe", path)
+            sender.sendto(text.encode(), path)
 
     return outcome(send)
 
