@@ -752,14 +752,14 @@ def _hide(order: Order) -> None:
 
 def execute(content: Mapping[str, Any], owner: Account) -> dict[str, Any]:
     """Run a command inside as the account, with no more rights than the agent has."""
-    _, init = _running(owner, content["machine"])
+    init = _running(owner, content["machine"])[1]
     invocation = commands.Invocation.from_json(content["invocation"])
     return commands.run(invocation, _entrance(init, owner)).to_json()
 
 
 def interact(content: Mapping[str, Any], descriptors: Sequence[int], owner: Account) -> int:
     """The same in a terminal of the account's; the command's exit code."""
-    _, init = _running(owner, content["machine"])
+    init = _running(owner, content["machine"])[1]
     _check_terminal(descriptors[0], owner)
     invocation = commands.Invocation.from_json(content["invocation"])
     return commands.run_in_terminal(invocation, _entrance(init, owner), descriptors[0])
@@ -782,7 +782,7 @@ def _entrance(init: Process, owner: Account) -> Callable[[], None]:
 
 def exists(content: Mapping[str, Any], owner: Account) -> bool:
     """Whether a path exists inside, as the account sees it."""
-    _, init = _running(owner, content["machine"])
+    init = _running(owner, content["machine"])[1]
     path, enter = _text(content["path"]), _entrance(init, owner)
     child = os.fork()
     if child == 0:

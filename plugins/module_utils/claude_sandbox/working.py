@@ -53,7 +53,10 @@ def enter(host: Host, record: Record, owner: Account, argv: Sequence[str]) -> in
     with terminal.lent() as lent:
         if owner.uid != host.uid:
             os.fchown(lent, owner.uid, -1)
-        work = lambda: ways.interact(host, running, invocation, lent)  # noqa: E731
+
+        def work() -> int:
+            return ways.interact(host, running, invocation, lent)
+
         return int(lifecycle.as_owner(host, owner, spec, work, always_fork=True))
 
 

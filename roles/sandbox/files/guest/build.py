@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: (c) 2026, claude_code.nix_sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Make the kernel and the initial file system of the backend vm, from Debian's packages and without root.
@@ -111,7 +110,7 @@ def build(work: Path, inputs: dict[str, str], directory: Path) -> None:
         archive.folder(path)
     # The kernel opens it for the first program before anything can be mounted.
     archive.device("dev/console", 5, 1)
-    archive.file("init", (HERE / "init").read_bytes(), 0o755)
+    archive.file("init", b"#!/bin/busybox sh\n" + (HERE / "init").read_bytes(), 0o755)
     archive.file("bin/busybox", next(trees[BUSYBOX_PACKAGE].glob("**/bin/busybox")).read_bytes(), 0o755)
     modules = Modules(kernel_tree)
     base = modules.order(MODULES["base"])
