@@ -153,7 +153,7 @@ bench: env-dev ## One line a figure: NAME RATIO <= LIMIT ok
 
 # What the tests start that pip cannot give: command → package.
 DEPS := bwrap:bubblewrap systemd-nspawn:systemd-container sudo:sudo qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent \
-	Xorg:xserver-xorg-core mmdebstrap:mmdebstrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
+	Xorg:xserver-xorg-core debootstrap:debootstrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
 	shellcheck:shellcheck git:git npm:npm node:nodejs
 
 # What the tests' virtual machines start from; only root makes and tests them.

@@ -164,7 +164,7 @@ def test_what_is_no_choice(arena: Arena) -> None:
         arena.task(project_dir=str(arena.project)),
     )
     words = [
-        "bubblewrap, got: docker",
+        "bubblewrap, container, vm, got: docker",
         "got: present",
         "got: maybe",
         "everything",
