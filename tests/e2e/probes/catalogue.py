@@ -928,6 +928,8 @@ KERNEL = (
         owners=ACCOUNT_AND_ROOT,
         pane=True,
         unless=_no_keyctl,
+        # As with sysfs: a new /proc is not covered as the old one is.
+        known_in=("container-host-ids",),
     ),
     Probe(
         "foreign-abi",
