@@ -508,6 +508,8 @@ def test_api_key_control(report: Report, stage: Stage) -> None:
     planted = stage.plant(stage.account.root / "leak/log", f"x {stage.api_key} y")
     leak = subprocess.Popen([PYTHON, "-c", "import sys; sys.stdin.read()", stage.api_key], stdin=subprocess.PIPE)
     try:
+        # While it becomes that program, a process has no command line.
+        until(lambda: bool(command_lines_with(stage.api_key)), 5)
         found = command_lines_with(stage.api_key), files_with(stage.api_key, [planted.parent])
     finally:
         leak.communicate()
