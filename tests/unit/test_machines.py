@@ -1155,3 +1155,16 @@ def test_the_program_begins_where_it_works(tmp_path: Path) -> None:
     words = ("/usr/bin/bash", "-c", 'printf "%s\n" "$PWD" "$@"', "sh", "a b", "", "--", "*")
     assert script(words, {}, str(odd)).out.decode().split("\n") == [str(odd), "a b", "", "--", "*", ""]
     assert script(("/usr/bin/true",), {}, str(tmp_path / "gone")) == Ran(126, b"", True)
+
+
+def test_who_got_the_pid_of_a_supervisor_later_is_left_alone() -> None:
+    """What root remembers may be of a process that is gone: its pid is then anybody's."""
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True) as other:
+        (child,) = procs.until(lambda: procs.children(other.pid), 10)
+        try:
+            machines._end(machine(supervisor=Process(other.pid, 1)), 0)
+            assert child.alive()
+            assert other.poll() is None
+        finally:
+            child.signal(9)
+            other.kill()

@@ -839,9 +839,10 @@ def stop_labelled(label: str) -> None:
 
 def _end(machine: Machine, grace: float) -> None:
     if machine.boot_id == boot_id() and machine.supervisor.pid != os.getpid():
-        nspawn = procs.children(machine.supervisor.pid)
-        _end_program(machine, grace)
-        for process in (machine.supervisor, *nspawn):
+        # Of a supervisor that is gone, the pid may be anybody's by now.
+        below = list(procs.descendants(machine.supervisor.pid)) if machine.supervisor.alive() else []
+        _end_program(machine, below, grace)
+        for process in (machine.supervisor, *below[:1]):
             if not process.wait(1.0):
                 process.signal(signal.SIGKILL)
                 process.wait(_END_SECONDS)
@@ -858,11 +859,12 @@ def _end(machine: Machine, grace: float) -> None:
             os.unlink(path)
 
 
-def _end_program(machine: Machine, grace: float) -> None:
+def _end_program(machine: Machine, below: Sequence[Process], grace: float) -> None:
+    """End what runs in a container; below: all that its supervisor has started, systemd-nspawn first."""
     init = machine.init
     if init is None or not init.alive():
         # Whatever comes up now has no program yet.
-        for process in (*procs.descendants(machine.supervisor.pid), machine.supervisor):
+        for process in (*below, machine.supervisor):
             process.signal(signal.SIGKILL)
         return
     for process in programs(init):
