@@ -163,7 +163,7 @@ def settle(host: Host, job: Job, pane: Process, release: Callable[[], None]) -> 
 
 def _ready(job: Job, pane: Process) -> Process | bool:
     """The first process, once it stands at the gate in its finished root; True when all is over."""
-    pid = _status(job.folder).get("child-pid")
+    pid = status(job.folder).get("child-pid")
     init = procs.identify(pid) if isinstance(pid, int) else None
     if init is not None and _root_stands(init, job):
         return init
@@ -275,11 +275,11 @@ def frame(running: Running) -> bytes:
 
 def exit_code(folder: str) -> int | None:
     """bwrap's own report of the program's exit code (128 and the signal, where one ended it)."""
-    code = _status(folder).get("exit-code")
+    code = status(folder).get("exit-code")
     return code if isinstance(code, int) else None
 
 
-def _status(folder: str) -> dict[str, object]:
+def status(folder: str) -> dict[str, object]:
     """What bwrap has reported so far: one JSON object a line, the last of which may be unfinished."""
     result: dict[str, object] = {}
     file = files.open_regular(f"{folder}/status", own=2)
@@ -288,7 +288,7 @@ def _status(folder: str) -> dict[str, object]:
     with file:
         lines = file.read(_STATUS_LIMIT).splitlines(keepends=True)
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             content = json.loads(line)
             result |= content if isinstance(content, dict) else {}
     return result

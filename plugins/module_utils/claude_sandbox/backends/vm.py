@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import secrets
 import time
@@ -329,7 +328,7 @@ def settle(host: Host, job: Job, pane: Process, release: Callable[[], None]) -> 
 
 def _ready(job: Job, pane: Process) -> Process | bool:
     """bwrap's first process, once it stands at the gate in its finished root; True when all is over."""
-    pid = _status(job.folder).get("child-pid")
+    pid = bubblewrap.status(job.folder).get("child-pid")
     init = procs.identify(pid) if isinstance(pid, int) else None
     if init is not None and _root_stands(init):
         return init
@@ -361,7 +360,7 @@ def why_dead(folder: str) -> str | None:
     folder: the launch folder.
     """
     trouble = _trouble(folder)
-    if trouble is None and _report(folder).exit_code is None and "exit-code" not in _status(folder):
+    if trouble is None and _report(folder).exit_code is None and "exit-code" not in bubblewrap.status(folder):
         return "The terminal that the virtual machine ran in was ended."
     return trouble
 
@@ -378,7 +377,7 @@ def _trouble(folder: str) -> str | None:
         if mark in log:
             line = log.rpartition(mark)[2].splitlines()[0][:200].rstrip(".")
             return f"{words} {''.join(c if c.isprintable() else '?' for c in line)}."
-    code = _status(folder).get("exit-code")
+    code = bubblewrap.status(folder).get("exit-code")
     if report.exit_code is None and isinstance(code, int) and code != 0:
         how = f"by signal {code - 128}" if code > 128 else f"with the exit code {code}"
         return f"QEMU ended {how}."
@@ -494,16 +493,6 @@ def _launch(running: Running) -> str:
 
 def _report(folder: str) -> guest.Report:
     return guest.report(_content(f"{folder}/{_OWN_FILES}/report", _STATUS_LIMIT))
-
-
-def _status(folder: str) -> dict[str, object]:
-    """What bwrap has reported so far: one JSON object a line, the last of which may be unfinished."""
-    result: dict[str, object] = {}
-    for line in _content(f"{folder}/status", _STATUS_LIMIT).splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            content = json.loads(line)
-            result |= content if isinstance(content, dict) else {}
-    return result
 
 
 def _content(path: str, limit: int) -> bytes:
