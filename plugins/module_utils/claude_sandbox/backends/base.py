@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from .. import namespaces
 from ..commands import Completed, Invocation
 from ..errors import SandboxError, shown
 from ..grants import Bind
@@ -66,6 +67,24 @@ class Job:
 def ordered(binds: tuple[Bind, ...]) -> list[Bind]:
     """Parents before children, so that none hides another."""
     return sorted(binds, key=lambda bind: bind.target.rstrip("/").count("/"))
+
+
+def check_mounts(init: Process, places: Iterable[tuple[Bind, str]]) -> None:
+    """Compare what was mounted with what was meant: a path can be swapped for a link in between.
+
+    init: a process that sees the mounts. places: what was meant, and the path at which it was mounted.
+    """
+    for bind, path in places:
+        if bind.checked and not namespaces.same_file(bind.source, f"/proc/{init.pid}/root", path):
+            raise exchanged(bind.source)
+
+
+def exchanged(source: str) -> SandboxError:
+    """The error for what was one thing when it was looked at, and another when it was mounted."""
+    return SandboxError(
+        f"{shown(source)} was exchanged for something else while the sandbox started.",
+        "Look who writes in that directory, then start again.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

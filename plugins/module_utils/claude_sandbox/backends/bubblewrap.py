@@ -19,7 +19,7 @@ from ..privileged import Handler
 from ..procs import Process, Usage
 from ..spec import Spec
 from ..toolchain import Toolchain
-from .base import Command, Job, Running, ordered
+from .base import Command, Job, Running, check_mounts, ordered
 
 OWN_SCREEN = False
 _ARGS, _STATUS, _GATE, _FILTER, _FIRST_FILE = 3, 4, 5, 6, 7
@@ -148,7 +148,7 @@ def settle(host: Host, job: Job, pane: Process, release: Callable[[], None]) -> 
     init = procs.until(lambda: _ready(job, pane), _START_SECONDS)
     if not isinstance(init, Process):
         raise SandboxError("bubblewrap could not make the sandbox.")
-    _check_mounts(job, init)
+    check_mounts(init, ((bind, bind.target) for bind in job.binds))
     release()
     if not procs.until(lambda: _runs(init) or not pane.alive(), _START_SECONDS):
         raise SandboxError("The agent's program did not start.")
@@ -178,16 +178,6 @@ def _root_stands(init: Process, job: Job) -> bool:
         return False
     outside = os.stat("/")
     return (inside.st_dev, inside.st_ino) != (outside.st_dev, outside.st_ino)
-
-
-def _check_mounts(job: Job, init: Process) -> None:
-    """Compare what was mounted with what was meant: a path can be swapped for a link in between."""
-    for bind in job.binds:
-        if bind.checked and not namespaces.same_file(bind.source, f"/proc/{init.pid}/root", bind.target):
-            raise SandboxError(
-                f"{shown(bind.source)} was exchanged for something else while the sandbox started.",
-                "Look who writes in that directory, then start again.",
-            )
 
 
 def _runs(init: Process) -> bool:

@@ -20,7 +20,7 @@ from ..privileged import Handler
 from ..procs import Process, Usage
 from ..spec import Spec
 from ..toolchain import Toolchain
-from .base import Command, Job, Running, ordered
+from .base import Command, Job, Running, exchanged, ordered
 
 OWN_SCREEN = False
 _PANE, _CODE = 4, 5
@@ -187,10 +187,7 @@ def _opened(bind: Bind) -> int:
         raise SandboxError(f"{shown(bind.source)} cannot be mounted: {error.strerror}.", "Try again.") from None
     if stat.S_ISLNK(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise SandboxError(
-            f"{shown(bind.source)} was exchanged for something else while the sandbox started.",
-            "Look who writes in that directory, then start again.",
-        )
+        raise exchanged(bind.source)
     return descriptor
 
 

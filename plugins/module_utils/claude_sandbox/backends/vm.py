@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from .. import files, guest, kvm, namespaces, procs, qmp, seccomp, toolchain
+from .. import files, guest, kvm, procs, qmp, seccomp, toolchain
 from ..commands import Completed, Invocation
 from ..errors import SandboxError, shown
 from ..grants import READ_ONLY, Bind
@@ -27,7 +27,7 @@ from ..procs import Process, Usage
 from ..spec import Spec
 from ..toolchain import Toolchain
 from . import bubblewrap
-from .base import Command, Job, Running, ordered
+from .base import Command, Job, Running, check_mounts, ordered
 
 OWN_SCREEN = True
 _ARGS, _STATUS, _GATE, _FILTER, _JOB, _FILES = 3, 4, 5, 6, 7, 8
@@ -307,12 +307,7 @@ def settle(host: Host, job: Job, pane: Process, release: Callable[[], None]) -> 
     init = procs.until(lambda: _ready(job, pane), _GATE_SECONDS)
     if not isinstance(init, Process):
         raise SandboxError("bubblewrap could not make the sandbox that QEMU runs in.")
-    for path, bind in _shared(job):
-        if bind.checked and not namespaces.same_file(bind.source, f"/proc/{init.pid}/root", path):
-            raise SandboxError(
-                f"{shown(bind.source)} was exchanged for something else while the sandbox started.",
-                "Look who writes in that directory, then start again.",
-            )
+    check_mounts(init, ((bind, path) for path, bind in _shared(job)))
     release()
     procs.until(lambda: _begun(job.folder) or not pane.alive(), _BOOT_SECONDS, _STEP)
     report = _report(job.folder)
