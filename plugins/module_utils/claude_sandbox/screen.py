@@ -1,51 +1,130 @@
 # Copyright: (c) 2026, claude_code.nix_sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a sandbox's X display shows: its framebuffer file, as a PNG picture."""
+"""What a sandbox's X display shows: its framebuffer file (X11/XWDFile.h), and pictures of it as PNG."""
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 import zlib
+from collections.abc import Iterator
 
 from . import files
 from .errors import SandboxError
 
-_WORD = 4  # bytes of a field in the header, which is big-endian (X11/XWDFile.h)
+# The largest screen that a sandbox may have, in pixels. More than that is told of by nobody honest.
+LARGEST = (7680, 4320)
+
+_FIELDS = struct.Struct(">25I")
+HEADER = _FIELDS.size  # bytes of a framebuffer's file that tell its layout
+_HEADER_SIZE, _FORMAT, _WIDTH, _HEIGHT, _ORDER, _BITS, _STRIDE, _COLOURS = 0, 2, 4, 5, 7, 11, 12, 19
+_WHOLE_PIXELS = 2  # of the formats, ZPixmap
+_LEAST_FIRST = 0  # of the orders of a pixel's bytes: blue, green, red, nothing
 _COLOUR = 12  # bytes of an entry of the colour map
-_HEADER_SIZE, _WIDTH, _HEIGHT, _BITS, _STRIDE, _COLOURS = 0, 4, 5, 11, 12, 19
-_FIELDS = 25
-_LIMIT = 160 << 20  # bytes; 7680x4320 has 127 MiB
+_LIMIT = 160 << 20  # bytes of a file that are looked at; the largest screen has 127 MiB
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Signature, length and name of the first chunk, then width and height.
+_PNG_START = struct.Struct(">8sI4sII")
+_TRUE_COLOUR = 2
+_AS_IT_IS, _AS_ABOVE = (
+    b"\0",
+    b"\2",
+)  # what the first byte of a row says of it: no filter, or the difference to the row above
+_FASTEST = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the pixels are in a framebuffer's file.
+
+    width, height: in pixels of four bytes, which are blue, green, red and nothing.
+    stride: bytes from a row to the next; there is nothing between them.
+    start: bytes before the first row.
+    """
+
+    width: int
+    height: int
+    stride: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        """Bytes up to the end of the last row."""
+        return self.start + self.stride * self.height
+
+
+def layout(header: bytes, size: int) -> Layout:
+    """What the first HEADER bytes of an XWD file of `size` bytes tell, as Xvfb writes it.
+
+    Raises SandboxError where they tell of no such file, or of one that is larger.
+    """
+    if len(header) < HEADER:
+        raise _no_picture()
+    fields = _FIELDS.unpack_from(header)
+    start = fields[_HEADER_SIZE] + fields[_COLOURS] * _COLOUR
+    found = Layout(fields[_WIDTH], fields[_HEIGHT], fields[_STRIDE], start)
+    kind = (fields[_FORMAT], fields[_ORDER], fields[_BITS])
+    if kind != (_WHOLE_PIXELS, _LEAST_FIRST, 32) or found.stride != found.width * 4:
+        raise _no_picture()
+    if start < HEADER or not _is_possible(found.width, found.height) or found.end > min(size, _LIMIT):
+        raise _no_picture()
+    return found
+
+
+def dimensions(picture: bytes) -> tuple[int, int]:
+    """Width and height in pixels of a PNG. Raises SandboxError where it is none, or larger than any screen."""
+    if len(picture) >= _PNG_START.size:
+        signature, _, name, width, height = _PNG_START.unpack_from(picture)
+        if (signature, name) == (_SIGNATURE, b"IHDR") and _is_possible(width, height):
+            return width, height
+    raise SandboxError("What the display gave is no picture of a screen.", "Try again, or restart the sandbox.")
 
 
 def png(framebuffer: str) -> bytes:
     """The picture in an XWD file of 32 bits a pixel, as Xvfb keeps it. Raises SandboxError where it is no such file."""
     file = files.open_regular(framebuffer)
     if file is None:
-        raise SandboxError("The display shows nothing: its framebuffer is gone.", "Start the sandbox again.")
+        raise gone()
     with file:
         data = file.read(_LIMIT)
-    if len(data) < _FIELDS * _WORD:
-        raise SandboxError("The display's framebuffer is no picture.", "Start the sandbox again.")
-    header = struct.unpack(f">{_FIELDS}I", data[: _FIELDS * _WORD])
-    width, height, stride = header[_WIDTH], header[_HEIGHT], header[_STRIDE]
-    start = header[_HEADER_SIZE] + header[_COLOURS] * _COLOUR
-    size = stride * height
-    if header[_BITS] != 32 or stride != width * 4 or not size or start + size > len(data):
-        raise SandboxError("The display's framebuffer is no picture that can be read.", "Start the sandbox again.")
-    return _encoded(data[start : start + size], width, height)
+    return _encoded(data, layout(data[:HEADER], len(data)))
 
 
-def _encoded(pixels: bytes, width: int, height: int) -> bytes:
-    """Pixels of blue, green, red and nothing, as a PNG."""
-    colours = bytearray(width * height * 3)
-    for number, offset in enumerate((2, 1, 0)):
-        colours[number::3] = pixels[offset::4]
-    row = width * 3
-    # Each row begins with the number of its filter: none.
-    lines = b"".join(b"\0" + colours[at : at + row] for at in range(0, len(colours), row))
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 1)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, content) for kind, content in chunks)
+def gone() -> SandboxError:
+    """What is wrong where a framebuffer's file is not there."""
+    return SandboxError("The display shows nothing: its framebuffer is gone.", "Start the sandbox again.")
+
+
+def _no_picture() -> SandboxError:
+    return SandboxError("The display's framebuffer is no picture that can be read.", "Start the sandbox again.")
+
+
+def _is_possible(width: int, height: int) -> bool:
+    return 0 < width <= LARGEST[0] and 0 < height <= LARGEST[1]
+
+
+def _encoded(data: bytes, where: Layout) -> bytes:
+    """A framebuffer's content as a PNG."""
+    squeezer = zlib.compressobj(_FASTEST)
+    lines = b"".join([squeezer.compress(line) for line in _lines(data, where)]) + squeezer.flush()
+    header = struct.pack(">IIBBBBB", where.width, where.height, 8, _TRUE_COLOUR, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", lines), (b"IEND", b""))
+    return _SIGNATURE + b"".join(_chunk(kind, content) for kind, content in chunks)
+
+
+def _lines(data: bytes, where: Layout) -> Iterator[bytes | bytearray]:
+    """The rows, as a PNG has them. Much of a desktop is rows that are like the one above: they cost next to nothing."""
+    line, same = bytearray(_AS_IT_IS + bytes(where.width * 3)), _AS_ABOVE + bytes(where.width * 3)
+    above = b""
+    for at in range(where.start, where.end, where.stride):
+        row = data[at : at + where.stride]
+        if row == above:
+            yield same
+            continue
+        line[1::3], line[2::3], line[3::3] = row[2::4], row[1::4], row[0::4]
+        yield line
+        above = row
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
