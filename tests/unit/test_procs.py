@@ -81,8 +81,7 @@ def test_nobody() -> None:
     assert procs.children(nobody.pid) == []
     assert procs.command_name(nobody.pid) is None
     assert procs.innermost_pid(nobody.pid) is None
-    assert procs.namespace_usage(nobody.pid) == procs.Usage(0.0, 0, 0)
-    assert procs.tree_usage(nobody.pid) == procs.Usage(0.0, 0, 0)
+    assert procs.usages([nobody.pid]) == {nobody.pid: procs.Usage(0.0, 0, 0)}
 
 
 def test_end_asks_first() -> None:
@@ -159,18 +158,21 @@ def test_until_gives_the_first_true_value_else_the_last() -> None:
     assert procs.until(list, 0) == []
 
 
-def test_usage_of_a_namespace_counts_its_processes() -> None:
-    before = procs.namespace_usage(os.getpid())
-    assert before.processes >= 1
-    assert before.memory_bytes > 1 << 20
-    assert before.cpu_seconds > 0
+def test_usages_of_several_at_once() -> None:
+    with running("sleep", "60") as child:
+        used = procs.usages([os.getpid(), child.pid])
+    assert used[child.pid].processes == 1
+    # Ours has the child's in it.
+    assert used[os.getpid()].processes >= 2
+    assert used[os.getpid()].memory_bytes > 1 << 20
+    assert used[os.getpid()].cpu_seconds > 0
 
 
 def test_usage_of_a_tree_counts_all_that_descend_from_its_first() -> None:
     """And nobody else: the engine itself is in the same namespace."""
     with running("sh", "-c", "sh -c 'sleep 60 & wait' & sleep 60 & wait") as child:
-        assert procs.until(lambda: procs.tree_usage(child.pid).processes == 4, PATIENCE)
-        used = procs.tree_usage(child.pid)
+        assert procs.until(lambda: procs.usages([child.pid])[child.pid].processes == 4, PATIENCE)
+        used = procs.usages([child.pid])[child.pid]
         assert used.memory_bytes > 4 * os.sysconf("SC_PAGE_SIZE")
         assert used.cpu_seconds < PATIENCE
         for each in reversed([*procs.children(child.pid), *procs.children(procs.children(child.pid)[0].pid)]):
@@ -180,7 +182,7 @@ def test_usage_of_a_tree_counts_all_that_descend_from_its_first() -> None:
 def test_usage_of_a_tree_counts_what_another_thread_has_started() -> None:
     starts = "import subprocess, threading as t; t.Thread(target=subprocess.run, args=(['sleep', '60'],)).start()"
     with running(sys.executable, "-c", starts) as child:
-        assert procs.until(lambda: procs.tree_usage(child.pid).processes == 2, PATIENCE)
+        assert procs.until(lambda: procs.usages([child.pid])[child.pid].processes == 2, PATIENCE)
         # A child of another thread is none of the first one's.
         assert procs.children(child.pid) == []
         with open(f"/proc/{child.pid}/task/{max(os.listdir(f'/proc/{child.pid}/task'), key=int)}/children") as file:

@@ -13,7 +13,7 @@ import select
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import SandboxError
@@ -191,43 +191,30 @@ class Usage:
     processes: int
 
 
-def tree_usage(pid: int) -> Usage:
-    """What a process and all that descend from it use, as namespace_usage says it; the account need not own them."""
-    page = os.sysconf("SC_PAGE_SIZE")
+def usages(pids: Iterable[int]) -> dict[int, Usage]:
+    """What each of some processes uses, with all that descend from it, in one look at the machine; starts no process.
+
+    Shared pages count once for each process that has them (rss), so memory is an upper bound. One that is gone uses nothing.
+    """
+    below: dict[int, list[int]] = {}
+    own: dict[int, tuple[int, int]] = {}
+    for pid in every_pid():
+        with contextlib.suppress(OSError):
+            fields = _stat(pid)
+            own[pid] = sum(int(field) for field in fields[11:15]), int(fields[21])
+            below.setdefault(int(fields[1]), []).append(pid)
+    return {pid: _sum(pid, own, below) for pid in pids}
+
+
+def _sum(pid: int, own: Mapping[int, tuple[int, int]], below: Mapping[int, list[int]]) -> Usage:
     ticks = pages = count = 0
     waiting = [pid]
     while waiting:
         each = waiting.pop()
-        with contextlib.suppress(OSError):
-            fields = _stat(each)
-            ticks += sum(int(field) for field in fields[11:15])
-            pages += int(fields[21])
-            count += 1
-            for thread in os.listdir(f"/proc/{each}/task"):
-                with open(f"/proc/{each}/task/{thread}/children", encoding="ascii") as file:
-                    waiting += [int(word) for word in file.read().split()]
-    return Usage(ticks / _TICKS, pages * page, count)
-
-
-def namespace_usage(init_pid: int) -> Usage:
-    """What the processes of one pid namespace use, without starting any.
-
-    Shared pages count once for each process that has them (rss), so memory is an upper bound.
-    """
-    page = os.sysconf("SC_PAGE_SIZE")
-    try:
-        namespace = os.stat(f"/proc/{init_pid}/ns/pid").st_ino
-    except OSError:
-        return Usage(0.0, 0, 0)
-    ticks = pages = count = 0
-    for pid in every_pid():
-        with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{pid}/ns/pid").st_ino == namespace:
-                fields = _stat(pid)
-                ticks += sum(int(field) for field in fields[11:15])
-                pages += int(fields[21])
-                count += 1
-    return Usage(ticks / _TICKS, pages * page, count)
+        if each in own:
+            ticks, pages, count = ticks + own[each][0], pages + own[each][1], count + 1
+            waiting += below.get(each, ())
+    return Usage(ticks / _TICKS, pages * os.sysconf("SC_PAGE_SIZE"), count)
 
 
 def until(condition: Callable[[], Any], seconds: float, step: float = 0.001) -> Any:

@@ -239,8 +239,8 @@ def agent_pid(running: Running) -> int | None:
 
 
 def usage(running: Running) -> Usage:
-    """What the processes of its pid namespace use."""
-    return procs.namespace_usage(running.init.pid)
+    """What its first process uses, with all that descend from it."""
+    return procs.usages([running.init.pid])[running.init.pid]
 
 
 def why_dead(folder: str) -> str | None:

@@ -298,7 +298,7 @@ def agent_pid(running: Running) -> int | None:
 
 def usage(running: Running) -> Usage:
     """What the container's processes use: those that its first process is an ancestor of."""
-    return procs.tree_usage(running.init.pid)
+    return procs.usages([running.init.pid])[running.init.pid]
 
 
 def why_dead(folder: str) -> str | None:

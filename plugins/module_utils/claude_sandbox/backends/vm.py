@@ -391,7 +391,7 @@ def agent_pid(running: Running) -> int | None:
 
 def usage(running: Running) -> Usage:
     """What QEMU uses, with all that it runs."""
-    return procs.namespace_usage(running.init.pid)
+    return procs.usages([running.init.pid])[running.init.pid]
 
 
 def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
