@@ -90,26 +90,65 @@ def _field(kind: str, apply: str, default: Any = dataclasses.MISSING, **more: An
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A sandbox as asked for. Each field's metadata says its kind, its choices and how a change is applied."""
+    """A sandbox as asked for. Each field's metadata says its kind, its choices, how a change is applied, and (help) what it is."""
 
-    project_dir: str = _field("path", RECREATE)
-    backend: str = _field("str", RECREATE, "bubblewrap", choices=BACKENDS)
-    user: str | None = _field("str", RECREATE, None)
-    network: bool = _field("bool", RESTART, True)
-    toolchain: str = _field("str", RESTART, "auto", choices=("auto", "host", "nix", "rootfs"))
-    rootfs: str | None = _field("path", RESTART, None)
-    agent: list[str] = _field("list", RESTART, ["claude"])
-    agent_args: list[str] = _field("list", RESTART, [])
-    resume: bool = _field("bool", NEXT_START, False)
-    env: dict[str, str] = _field("dict", RESTART, {})
-    grants: dict[str, bool] = _field("dict", RESTART, {}, options=tuple(GRANT_DEFAULTS))
-    mounts: list[Mount] = _field("list", RESTART, [], options=("source", "target", "mode"))
-    geometry: str = _field("str", RESTART, "1920x1080")
-    glx: bool = _field("bool", RESTART, False)
-    container: dict[str, Any] = _field(
-        "dict", RESTART, _defaults(CONTAINER_OPTIONS), options=CONTAINER_OPTIONS, backend="container"
+    project_dir: str = _field(
+        "path", RECREATE, help="The directory on the host in which the agent works, mounted at the same path."
     )
-    vm: dict[str, Any] = _field("dict", RESTART, _defaults(VM_OPTIONS), options=VM_OPTIONS, backend="vm")
+    backend: str = _field("str", RECREATE, "bubblewrap", choices=BACKENDS, help="What isolates it.")
+    user: str | None = _field(
+        "str",
+        RECREATE,
+        None,
+        help="The account that it runs as; by default the project's owner where root asks, else the one who asks.",
+    )
+    network: bool = _field(
+        "bool", RESTART, True, help="Whether it has the network: the host's own, or a way out for a virtual machine."
+    )
+    toolchain: str = _field(
+        "str", RESTART, "auto", choices=("auto", "host", "nix", "rootfs"), help="Where the programs inside come from."
+    )
+    rootfs: str | None = _field("path", RESTART, None, help="The tree of programs for the toolchain rootfs.")
+    agent: list[str] = _field(
+        "list", RESTART, ["claude"], help="The program: claude, shell, or a program with arguments."
+    )
+    agent_args: list[str] = _field("list", RESTART, [], help="Arguments for the agent.")
+    resume: bool = _field(
+        "bool", NEXT_START, False, help="Whether the agent goes on with its last conversation when it is started again."
+    )
+    env: dict[str, str] = _field("dict", RESTART, {}, help="Variables for the agent; no secrets, for they are shown.")
+    grants: dict[str, bool] = _field(
+        "dict",
+        RESTART,
+        {},
+        options=tuple(GRANT_DEFAULTS),
+        help="What of the host it gets, each by name; what is not named is as by default.",
+    )
+    mounts: list[Mount] = _field(
+        "list",
+        RESTART,
+        [],
+        options=("source", "target", "mode"),
+        help="Paths of the host that it gets beside the project.",
+    )
+    geometry: str = _field("str", RESTART, "1920x1080", help="The size of its screen in pixels, WIDTHxHEIGHT.")
+    glx: bool = _field("bool", RESTART, False, help="Whether its screen has OpenGL by software.")
+    container: dict[str, Any] = _field(
+        "dict",
+        RESTART,
+        _defaults(CONTAINER_OPTIONS),
+        options=CONTAINER_OPTIONS,
+        backend="container",
+        help="For the backend container.",
+    )
+    vm: dict[str, Any] = _field(
+        "dict",
+        RESTART,
+        _defaults(VM_OPTIONS),
+        options=VM_OPTIONS,
+        backend="vm",
+        help="For the backend vm; memory in MiB.",
+    )
 
     def granted(self, name: str) -> bool:
         """Whether this grant is given: as asked, else by default."""
