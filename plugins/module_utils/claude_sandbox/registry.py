@@ -264,12 +264,16 @@ class Registry:
         except OSError as error:
             raise SandboxError(f"{record.folder} cannot be removed: {error.strerror}.") from None
 
-    def project_store(self, spec: Spec, owner: Account) -> str:
-        """The folder of what this account's project keeps (home directories' parts, /tmp); made where missing."""
+    def store_of(self, spec: Spec, owner: Account) -> str:
+        """Where that is which this account's project keeps (home directories' parts, /tmp)."""
         import hashlib
 
         key = hashlib.sha256(f"{owner.uid}\0{spec.project_dir}".encode()).hexdigest()[:16]
-        path = f"{self.state_dir}/projects/{key}"
+        return f"{self.state_dir}/projects/{key}"
+
+    def project_store(self, spec: Spec, owner: Account) -> str:
+        """The folder of what this account's project keeps; made where missing."""
+        path = self.store_of(spec, owner)
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)

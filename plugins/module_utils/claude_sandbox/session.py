@@ -121,6 +121,31 @@ def capture(host: Host, folder: str, history: int = 0) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """A session's screen: its size in characters, and its lines with the sequences that colour them."""
+
+    columns: int
+    rows: int
+    text: str
+
+
+def look(host: Host, folder: str) -> Look | None:
+    """The screen as it is now; None where there is no session."""
+    steps = ["display-message", "-p", "-t", SESSION, "#{window_width} #{window_height}", ";"]
+    done = _tmux(host, folder, [*steps, "capture-pane", "-p", "-e", "-t", SESSION])
+    size, _, text = done.stdout.partition("\n")
+    words = size.split()
+    if done.returncode != 0 or len(words) != 2:
+        return None
+    return Look(int(words[0]), int(words[1]), text)
+
+
+def attach_argv(host: Host, folder: str, writes: bool) -> list[str]:
+    """What shows the session in a terminal; one that does not write has no say in the session's size either."""
+    return _argv(host, folder, ["attach", *([] if writes else ["-r"]), "-t", SESSION])
+
+
 def send_text(host: Host, folder: str, text: str) -> None:
     """Type text as it is."""
     # tmux takes 16 KiB in one command; a character has 4 bytes at most.
