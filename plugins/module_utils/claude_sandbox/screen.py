@@ -75,7 +75,7 @@ def layout(header: bytes, size: int) -> Layout:
 def dimensions(picture: bytes) -> tuple[int, int]:
     """Width and height in pixels of a PNG. Raises SandboxError where it is none, or larger than any screen."""
     if len(picture) >= _PNG_START.size:
-        signature, _, name, width, height = _PNG_START.unpack_from(picture)
+        signature, _length, name, width, height = _PNG_START.unpack_from(picture)
         if (signature, name) == (_SIGNATURE, b"IHDR") and _is_possible(width, height):
             return width, height
     raise SandboxError("What the display gave is no picture of a screen.", "Try again, or restart the sandbox.")
