@@ -6,19 +6,29 @@ import dataclasses
 import datetime
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import claude, usage
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import claude, prices, usage
 
 FIXTURES = Path(__file__).with_name("fixtures")
 PROJECT = "/srv/demo"  # where the transcript of the fixtures was written
 MODEL = "claude-opus-4-8"
 Content = bytes | str | dict[str, Any]
+
+
+NOW = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC).timestamp()  # after all that is written here
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "time", SimpleNamespace(time=lambda: NOW))
 
 
 @pytest.fixture
@@ -42,8 +52,12 @@ def write(path: Path, *lines: Content) -> Path:
     return path
 
 
-def measure(home: Path, since: float = 0.0, project: str = PROJECT) -> usage.Usage:
-    return usage.measure(str(home), project, since)
+def meter(home: Path, since: float = 0.0) -> usage.Meter:
+    return usage.Meter(str(home), PROJECT, since)
+
+
+def measure(home: Path, since: float = 0.0) -> usage.Usage:
+    return meter(home, since).refresh()
 
 
 def tokens(found: usage.Usage) -> tuple[int, int, int, int]:
@@ -143,6 +157,7 @@ def test_the_real_transcript(real: Path) -> None:
             "output_tokens": 140,
             "cache_creation_input_tokens": 35323,
             "cache_read_input_tokens": 35323,
+            "messages": 4,
         }
     }
     assert found.complete
@@ -369,7 +384,9 @@ def test_a_folder_with_the_name_of_a_transcript_is_none(home: Path) -> None:
 )
 def test_where_transcripts_are(home: Path, name: str, read: bool) -> None:
     path = write(folder(home) / name, answer())
-    assert usage.transcripts(str(home), PROJECT) == ([str(path)] if read else [])
+    found, whole = usage.transcripts(str(home), PROJECT)
+    assert [each.path for each in found] == ([str(path)] if read else [])
+    assert whole
 
 
 @pytest.mark.parametrize(
@@ -384,6 +401,378 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path, place: str) -> None:
     link.parent.mkdir(parents=True)
     link.symlink_to(elsewhere)
     assert measure(tmp_path / "home").messages == 0
+
+
+# Read again, when more was written.
+
+
+def lines(*records: dict[str, Any]) -> bytes:
+    return b"".join(f"{json.dumps(each)}\n".encode() for each in records)
+
+
+def append(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(content)
+
+
+def caught_up(reading: usage.Meter, limit: int | None = None) -> usage.Usage:
+    while (found := reading.refresh(limit)).pending:
+        pass
+    return found
+
+
+def bytes_read(work: Callable[[], object]) -> int:
+    """What this process reads from files meanwhile."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    begin = so_far()
+    of_itself = so_far() - begin
+    work()
+    return so_far() - begin - 2 * of_itself
+
+
+def odd_record(chance: random.Random) -> bytes:
+    """Mostly an answer: of few messages, so that most come again, in any order, with more or fewer tokens."""
+    kind = chance.random()
+    if kind < 0.05:
+        return chance.choice([b"\n", b"not json\n", b"[]\n", b"{}\n"])
+    if kind < 0.1:
+        return b"x" * chance.randrange(1900, 7000) + b"\n"
+    identity, model = f"m{chance.randrange(30)}", chance.choice([MODEL, "small", "<synthetic>", None])
+    content = [{"type": "tool_use", "id": f"t{chance.randrange(20)}"}]
+    counts = {"input_tokens": chance.randrange(9), "output_tokens": chance.randrange(9)}
+    record = with_message(id=identity, model=model, content=content, usage=counts)
+    record["timestamp"] = f"2026-11-{chance.randrange(1, 29):02}T{chance.randrange(24):02}:30:00Z"
+    return lines(record)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_however_it_grows_the_sums_are_those_of_reading_it_at_once(
+    home: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Cut at any byte, in any order of the files, and with any limit."""
+    monkeypatch.setattr(usage, "_LINE_LIMIT", 2000)
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    since = datetime.datetime(2026, 11, 5, tzinfo=datetime.UTC).timestamp()
+    names = ("a.jsonl", "b.jsonl", "a/subagents/agent-1.jsonl")
+    unwritten = {name: b"".join(odd_record(chance) for _ in range(chance.randrange(40))) for name in names}
+    reading = meter(home, since)
+    while any(unwritten.values()):
+        name = chance.choice([name for name in names if unwritten[name]])
+        cut = chance.randrange(1, 3000)
+        append(folder(home) / name, unwritten[name][:cut])
+        unwritten[name] = unwritten[name][cut:]
+        if chance.random() < 0.7:
+            reading.refresh(chance.choice([None, 0, 1, 100, 2500]))
+    assert caught_up(reading, chance.choice([None, 1, 700])) == measure(home, since)
+
+
+def test_a_refresh_reads_what_is_new(home: Path) -> None:
+    path = folder(home) / "a.jsonl"
+    append(path, lines(*[answer(f"m{number}") for number in range(5000)]))
+    write(folder(home) / "b.jsonl", answer("b"))
+    reading, line = meter(home), lines(answer("new", output=5))
+    assert bytes_read(reading.refresh) > 1_000_000
+    assert bytes_read(reading.refresh) == 0
+    append(path, line)
+    assert bytes_read(reading.refresh) <= len(line) + 256
+    assert reading.refresh().messages == 5002
+    assert reading.refresh() == measure(home)
+
+
+def test_what_was_returned_does_not_change(home: Path) -> None:
+    path = write(folder(home) / "a.jsonl", answer("a"))
+    reading = meter(home)
+    first = reading.refresh()
+    before = dataclasses.asdict(first)
+    append(path, lines(answer("b")))
+    reading.refresh()
+    assert dataclasses.asdict(first) == before
+
+
+def test_an_unfinished_line_waits(home: Path) -> None:
+    line = lines(answer())
+    path = folder(home) / "a.jsonl"
+    append(path, line[:50])
+    reading = meter(home)
+    for _ in range(2):
+        found = reading.refresh()
+        assert (found.messages, found.complete, found.pending) == (0, True, 0)
+    assert bytes_read(reading.refresh) == 0
+    append(path, line[50:-1])
+    assert reading.refresh().messages == 0
+    append(path, b"\n")
+    assert reading.refresh() == measure(home)
+    assert reading.refresh().messages == 1
+
+
+def test_a_line_that_is_too_long_is_read_once(home: Path) -> None:
+    path = folder(home) / "a.jsonl"
+    append(path, b"x" * (9 << 20))
+    reading = meter(home)
+    reading.refresh()
+    for _ in range(3):
+        append(path, b"x")
+        assert bytes_read(reading.refresh) <= 1 + 256
+    append(path, b"\n" + lines(answer()))
+    assert reading.refresh().messages == 1
+    assert measure(home).messages == 1
+
+
+def test_many_bytes_at_once_can_be_left_for_later(home: Path) -> None:
+    line = lines(answer())
+    for name in ("a.jsonl", "b.jsonl"):
+        append(folder(home) / name, b"".join(lines(answer(f"{name}{number}")) for number in range(1000)))
+    whole = sum(path.stat().st_size for path in folder(home).iterdir())
+    reading, left = meter(home), [whole]
+    while left[-1]:
+        # What Python reads ahead, it reads again.
+        assert bytes_read(lambda: left.append(reading.refresh(20_000).pending)) <= 20_000 + len(line) + 8192 + 256
+        assert left[-2] - left[-1] <= 20_000 + 2 * len(line)
+    assert len(left) > 10
+    assert reading.refresh() == measure(home)
+    assert reading.refresh().messages == 2000
+
+
+def test_a_limit_of_nothing_reads_nothing(home: Path) -> None:
+    path = write(folder(home) / "a.jsonl", answer())
+    found = meter(home).refresh(0)
+    assert (found.messages, found.pending, found.complete) == (0, path.stat().st_size, True)
+
+
+def rewritten(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def renewed(path: Path, content: bytes) -> None:
+    """The freed inode is mostly the new file's."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def exchanged(path: Path, content: bytes) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_bytes(content)
+    draft.rename(path)
+
+
+@pytest.mark.parametrize("change", [rewritten, renewed, exchanged])
+@pytest.mark.parametrize("others", [1, 3, 50], ids=["shorter", "as-long", "longer"])
+def test_a_file_that_is_another_is_read_from_its_start(
+    home: Path, change: Callable[[Path, bytes], None], others: int
+) -> None:
+    path = write(folder(home) / "a.jsonl", *[answer(f"old-{number}") for number in range(3)])
+    reading = meter(home)
+    reading.refresh()
+    os.utime(path, (1, 1))  # a clock is coarse: the change is to be seen
+    change(path, lines(answer("old-1"), *[answer(f"new{number}") for number in range(others)]))
+    found = reading.refresh()
+    assert (found.messages, found.output_tokens, found.complete) == (3 + others, 3 + others, True)
+
+
+def test_a_file_that_was_cut_counts_nothing_twice(home: Path) -> None:
+    path = write(folder(home) / "a.jsonl", *[answer(f"m{number}") for number in range(5)])
+    reading = meter(home)
+    reading.refresh()
+    os.truncate(path, 2 * len(lines(answer("m0"))))
+    assert reading.refresh().messages == 5
+    append(path, lines(answer("m7")))
+    assert reading.refresh().messages == 6
+
+
+def test_a_file_that_is_renamed_or_linked_is_read_once(home: Path) -> None:
+    path = write(folder(home) / "a.jsonl", *[answer(f"m{number}") for number in range(50)])
+    reading = meter(home)
+    reading.refresh()
+    path.rename(folder(home) / "b.jsonl")
+    os.link(folder(home) / "b.jsonl", folder(home) / "c.jsonl")
+    assert bytes_read(reading.refresh) <= 256
+    assert reading.refresh().messages == 50
+
+
+def test_what_was_counted_stays_counted(home: Path) -> None:
+    path = write(folder(home) / "a.jsonl", answer())
+    reading = meter(home)
+    before = reading.refresh()
+    path.unlink()
+    assert reading.refresh() == before
+
+
+def test_more_of_a_message_changes_the_sums_by_the_difference(home: Path) -> None:
+    reading = meter(home)
+    write(folder(home) / "a.jsonl", answer(output=3), answer("other", output=100))
+    assert reading.refresh().output_tokens == 103
+    grown = with_message(usage={"input_tokens": 10, "output_tokens": 8}, model="small")
+    write(folder(home) / "b.jsonl", {**grown, "timestamp": "2026-11-23T12:00:00Z"}, answer(output=2))
+    found = reading.refresh()
+    assert (found.output_tokens, found.messages) == (108, 2)
+    assert {model: (each["output_tokens"], each["messages"]) for model, each in found.by_model.items()} == {
+        MODEL: (100, 1),
+        "small": (8, 1),
+    }
+    assert [each["output_tokens"] for each in found.history] == [100, 8]
+
+
+def test_a_trap_that_is_gone_is_forgotten(home: Path) -> None:
+    os.mkfifo(folder(home) / "trap.jsonl")
+    reading = meter(home)
+    assert not reading.refresh().complete
+    (folder(home) / "trap.jsonl").unlink()
+    assert reading.refresh().complete
+
+
+def test_garbage_is_remembered(home: Path) -> None:
+    write(folder(home) / "a.jsonl", "garbage")
+    reading = meter(home)
+    assert not reading.refresh().complete
+    assert not reading.refresh().complete
+
+
+def test_a_folder_that_became_a_link_is_not_read(home: Path) -> None:
+    """Between the look at the names and the opening of a file, too."""
+    path = write(folder(home) / "a/subagents/agent-1.jsonl", answer())
+    found = usage.transcripts(str(home), PROJECT)
+    path.parent.rename(home / "elsewhere")
+    path.parent.symlink_to(home / "elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usage, "transcripts", lambda *_: found)
+        seen = measure(home)
+    assert (seen.messages, seen.complete) == (0, False)
+
+
+# Bounds.
+
+
+def test_only_so_much_is_read_in_all_the_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a file is written anew; and what will never be read is not waited for."""
+    monkeypatch.setattr(usage, "_TOTAL_LIMIT", 10_000)
+    reading, path = meter(home), folder(home) / "a.jsonl"
+    for number in range(20):
+        path.write_bytes(lines(*[answer(f"{number}-{each}") for each in range(5)]))
+        os.utime(path, (number, number))
+        assert reading.refresh(500_000).pending == 0
+    found = reading.refresh()
+    assert not found.complete
+    assert 10 < found.messages < 60
+    assert bytes_read(reading.refresh) == 0
+
+
+def test_what_waits_is_never_more_than_what_will_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "_TOTAL_LIMIT", 10_000)
+    write(folder(home) / "a.jsonl", *[answer(f"m{number}") for number in range(200)])
+    assert meter(home).refresh(1000).pending < 9_100
+    assert not caught_up(meter(home), 1000).complete
+
+
+def test_only_so_many_names_are_looked_at(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "_ENTRY_LIMIT", 10)
+    for number in range(9):
+        write(folder(home) / f"{number}.jsonl", answer(f"m{number}"))
+    assert measure(home).complete
+    (folder(home) / "folder").mkdir()
+    assert measure(home).complete
+    write(folder(home) / "folder/more.jsonl", answer("more"))
+    found = measure(home)
+    assert (found.messages, found.complete) == (9, False)
+
+
+def test_only_so_many_messages_and_tools_are_remembered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usage, "_ID_LIMIT", 2)
+    tools = [{"type": "tool_use", "id": f"t{number}"} for number in range(3)]
+    path = write(folder(home) / "a.jsonl", answer("a"), answer("b", output=1))
+    reading = meter(home)
+    assert reading.refresh().complete
+    append(path, lines(answer("c"), answer("b", output=5)))
+    found = reading.refresh()
+    assert (found.messages, found.output_tokens, found.complete) == (2, 6, False)
+    write(folder(home) / "a.jsonl", with_message(content=tools))
+    found = measure(home)
+    assert (found.tool_uses, found.complete) == (2, False)
+
+
+def test_an_identity_of_a_megabyte_is_not_remembered(home: Path) -> None:
+    write(
+        folder(home) / "a.jsonl", answer("x" * (1 << 20)), with_message(content=[{"type": "tool_use", "id": "x" * 201}])
+    )
+    found = measure(home)
+    assert (found.messages, found.tool_uses, found.complete) == (1, 0, False)
+
+
+def test_only_so_many_models_are_told_apart(home: Path) -> None:
+    write(folder(home) / "a.jsonl", *[with_message(id=f"m{number}", model=f"model-{number}") for number in range(300)])
+    found = measure(home)
+    assert len(found.by_model) == 101
+    assert found.by_model["unknown"]["messages"] == 200
+    assert found.messages == 300
+
+
+# By time.
+
+
+def test_history(home: Path) -> None:
+    times = ["10:00:00.000Z", "10:09:59.999Z", "10:10:00Z", "13:45:00+01:00"]
+    records = [answer(str(number), timestamp=f"2026-11-23T{each}") for number, each in enumerate(times)]
+    write(folder(home) / "a.jsonl", *reversed(records))
+    ten = int(datetime.datetime(2026, 11, 23, 10, tzinfo=datetime.UTC).timestamp())
+    both = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    assert measure(home).history == [
+        {"at": ten, "input_tokens": 20, "output_tokens": 2, "messages": 2, **both},
+        {"at": ten + 600, "input_tokens": 10, "output_tokens": 1, "messages": 1, **both},
+        {"at": ten + 9600, "input_tokens": 10, "output_tokens": 1, "messages": 1, **both},
+    ]
+
+
+def test_history_of_a_message_in_many_records_is_when_it_began(home: Path) -> None:
+    early, late = answer(timestamp="2026-11-23T10:05:00Z"), answer(timestamp="2026-11-23T10:15:00Z")
+    write(folder(home) / "a.jsonl", early, late)
+    assert [each["messages"] for each in measure(home).history] == [1]
+    begin = measure(home).history
+    write(folder(home) / "a.jsonl", late, early)
+    assert measure(home).history == begin
+
+
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_history_is_of_the_latest(home: Path, is_shuffled: bool) -> None:
+    """However many spans there are: those before are in the sums alone."""
+    begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    times = [begin + datetime.timedelta(seconds=600 * number) for number in range(5000)]
+    records = [answer(str(number), timestamp=when.isoformat()) for number, when in enumerate(times)]
+    if is_shuffled:
+        random.Random(5).shuffle(records)  # noqa: S311 - no secret
+    write(folder(home) / "a.jsonl", *records)
+    found = measure(home)
+    assert [each["at"] for each in found.history] == [int(when.timestamp()) for when in times[-1008:]]
+    assert {each["messages"] for each in found.history} == {1}
+    assert found.messages == 5000
+
+
+@pytest.mark.parametrize(
+    "timestamp, counts",
+    [
+        pytest.param("2026-11-25T00:00:00Z", True, id="a-clock-that-is-ahead"),
+        pytest.param("2026-11-25T00:00:01Z", False, id="too-far-ahead"),
+        pytest.param("9999-12-31T23:59:59Z", False, id="the-end-of-time"),
+        pytest.param("9999-12-31T23:59:59-23:59", False, id="behind-the-end-of-time"),
+        pytest.param("1970-01-01T00:00:00Z", True, id="the-beginning"),
+        pytest.param("0001-01-01T00:00:00Z", False, id="before-it"),
+    ],
+)
+def test_a_time_that_cannot_be_is_no_record(home: Path, timestamp: str, counts: bool) -> None:
+    write(folder(home) / "a.jsonl", answer("a", timestamp=timestamp))
+    found = measure(home)
+    assert (found.messages, len(found.history)) == (counts, counts)
+    assert found.complete
+
+
+def test_shown(real: Path) -> None:
+    table = prices.Table("2026-01-02", {"claude-opus": prices.Price(1_000_000, 0, 0, 0)})
+    shown = usage.shown(measure(real), table)
+    assert shown.pop("cost") == {"usd": 7552.0, "as_of": "2026-01-02", "unpriced": []}
+    assert shown == dataclasses.asdict(measure(real))
+    assert json.loads(json.dumps(shown)) == shown
 
 
 # Whether there is something to go on with.

@@ -310,7 +310,8 @@ class Sandboxes:
         from . import working
 
         spec, owner = record.asked(), self._owner_of(record)
-        return working.usage(self.host, record, owner, self.registry.project_store(spec, owner))
+        store = self.registry.project_store(spec, owner)
+        return working.usage(self.host, record, owner, store, self.registry.state_dir)
 
     def _owner_of(self, record: Record) -> Account:
         return self.owner(record.asked())

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import display, inside, keys, lifecycle, procs, screen, terminal, toolchain
+from . import display, inside, keys, lifecycle, prices, procs, screen, terminal, toolchain
 from . import usage as usages
 from .commands import Completed, Invocation
 from .errors import SandboxError, shown
@@ -92,20 +92,27 @@ def converse(
     return found
 
 
-def usage(host: Host, record: Record, owner: Account, store: str) -> dict[str, Any]:
-    """What a sandbox uses: its processes now, its agent's tokens since it was made, and what the agent does."""
+def claude_dir(record: Record, owner: Account, store: str) -> str:
+    """The folder with the transcripts that count for a sandbox: the account's ~/.claude, or the one in `store`."""
+    shared = record.instance is None or "claude" in record.instance.given
+    return f"{owner.home}/.claude" if shared else f"{store}/claude"
+
+
+def usage(host: Host, record: Record, owner: Account, store: str, state_dir: str) -> dict[str, Any]:
+    """What a sandbox uses: its processes now, its agent's tokens since it was made, and what the agent does.
+
+    Raises SandboxError where the user's prices, in the state directory, cannot be read.
+    """
     spec, instance = record.asked(), record.instance
     live = instance if instance is not None and instance.stopped_at is None and instance.running() else None
-    shared = instance is None or "claude" in instance.given
-    claude_dir = f"{owner.home}/.claude" if shared else f"{store}/claude"
-    tokens = lifecycle.as_owner(
-        host, owner, spec, lambda: dataclasses.asdict(usages.measure(claude_dir, spec.project_dir, record.created_at))
-    )
+    meter = usages.Meter(claude_dir(record, owner, store), spec.project_dir, record.created_at)
+    table = prices.load(state_dir)
+    session = lifecycle.as_owner(host, owner, spec, lambda: usages.shown(meter.refresh(), table))
     processes = procs.Usage(0.0, 0, 0)
     if live is not None:
         processes = lifecycle.backend(spec).usage(lifecycle.running(record, live, owner))
     return {
         "process": dataclasses.asdict(processes),
-        "session": tokens,
+        "session": session,
         "activity": inside.activity_of(record) if live else None,
     }
