@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple, TypeGuard, TypeVar
 
 from . import files, prices
@@ -34,7 +34,6 @@ _AHEAD = 86400.0  # seconds by which another clock may be ahead of ours
 _BUCKET = 600  # seconds
 _BUCKETS = 1008  # a week
 _TOKENS = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-_SUMS = (*_TOKENS, "messages")
 _Key = TypeVar("_Key", str, int)
 
 
@@ -258,15 +257,37 @@ class _Message(NamedTuple):
     tokens: tuple[int, ...]
 
 
+class _Sums:
+    """Sums over messages, and what was last shown of them: most have not changed when they are shown again."""
+
+    def __init__(self, **more: int) -> None:
+        self.messages = 0
+        self._tokens = [0] * len(_TOKENS)
+        self._more = more
+        self._shown: dict[str, int] | None = None
+
+    def change(self, message: _Message, sign: int) -> None:
+        """Add a message, or take it away with the sign -1."""
+        self.messages += sign
+        self._tokens = [each + sign * value for each, value in zip(self._tokens, message.tokens, strict=True)]
+        self._shown = None
+
+    def shown(self) -> dict[str, int]:
+        """The kinds of tokens, and messages; the dict does not change any more."""
+        if self._shown is None:
+            self._shown = {**self._more, **dict(zip(_TOKENS, self._tokens, strict=True)), "messages": self.messages}
+        return self._shown
+
+
 class _Tally:
     """Sums over messages, each counted once, and kept right by differences when more is heard of one."""
 
     def __init__(self) -> None:
         self._messages: dict[str, _Message] = {}
         self._tools: set[str] = set()
-        self._sums = [0] * len(_SUMS)
-        self._by_model: dict[str, list[int]] = {}
-        self._by_time: dict[int, list[int]] = {}
+        self._all = _Sums()
+        self._by_model: dict[str, _Sums] = {}
+        self._by_time: dict[int, _Sums] = {}
         self._begin: float = -math.inf  # what is before it is no longer kept by time
         self._is_full = False
 
@@ -287,10 +308,10 @@ class _Tally:
         """The sums as they are now."""
         self._forget()
         return Usage(
-            **dict(zip(_SUMS, self._sums, strict=True)),
+            **self._all.shown(),
             tool_uses=len(self._tools),
-            by_model={model: dict(zip(_SUMS, sums, strict=True)) for model, sums in self._by_model.items()},
-            history=[{"at": at, **dict(zip(_SUMS, sums, strict=True))} for at, sums in sorted(self._by_time.items())],
+            by_model={model: sums.shown() for model, sums in self._by_model.items()},
+            history=[self._by_time[at].shown() for at in sorted(self._by_time)],
             complete=complete and not self._is_full,
             pending=pending,
         )
@@ -321,10 +342,10 @@ class _Tally:
 
     def _add(self, message: _Message, sign: int) -> None:
         bucket = -message.earliness
-        _change(self._sums, message, sign)
-        _change_in(self._by_model, message.model, message, sign)
+        self._all.change(message, sign)
+        _change(self._by_model, message.model, _Sums, message, sign)
         if bucket >= self._begin:
-            _change_in(self._by_time, bucket, message, sign)
+            _change(self._by_time, bucket, lambda: _Sums(at=bucket), message, sign)
             if len(self._by_time) > 2 * _BUCKETS:
                 self._forget()
 
@@ -336,16 +357,11 @@ class _Tally:
             self._begin = min(self._by_time)
 
 
-def _change_in(all_sums: dict[_Key, list[int]], key: _Key, message: _Message, sign: int) -> None:
-    sums = all_sums.setdefault(key, [0] * len(_SUMS))
-    _change(sums, message, sign)
-    if not sums[-1]:
+def _change(all_sums: dict[_Key, _Sums], key: _Key, new: Callable[[], _Sums], message: _Message, sign: int) -> None:
+    sums = all_sums.get(key) or all_sums.setdefault(key, new())
+    sums.change(message, sign)
+    if not sums.messages:
         del all_sums[key]
-
-
-def _change(sums: list[int], message: _Message, sign: int) -> None:
-    for at, value in enumerate((*message.tokens, 1)):
-        sums[at] += sign * value
 
 
 def _moment(record: Any, project_dir: str) -> float | None:
