@@ -16,7 +16,7 @@ from types import FrameType
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 
-from . import container, create, frames, memory, modules, place, vm
+from . import container, create, frames, memory, modules, place, usage, vm
 from .figure import Figure
 
 _SECONDS = 400
@@ -25,6 +25,7 @@ _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "converged": lambda where: [modules.one(where)],
     "fifty": modules.many,
     "idle-memory": lambda where: [memory.measure(where)],
+    "usage-refresh": lambda where: [usage.measure(where)],
     "frames": frames.measure,
     "create": create.measure,
     "container": container.measure,

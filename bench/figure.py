@@ -24,7 +24,8 @@ class Figure:
     def lines(self) -> str:
         """The line of the figure, and below it, indented, those of its notes."""
         word = "ok" if self.ratio <= self.limit else "SHORT"
-        return "\n    ".join((f"{self.name} {self.ratio:.2f} <= {self.limit:g} {word}", *self.notes))
+        number = f"{self.ratio:.2f}" if self.ratio >= 0.1 else f"{self.ratio:.2g}"
+        return "\n    ".join((f"{self.name} {number} <= {self.limit:g} {word}", *self.notes))
 
 
 def in_turns(rounds: int, work: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
