@@ -21,6 +21,10 @@ class SandboxError(Exception):
         return f"{self.what}\n{self.hint}" if self.hint else self.what
 
 
+class ConflictError(SandboxError):
+    """What is asked for could be, were the sandbox in another state than it is in now."""
+
+
 def shown(value: object) -> str:
     """A value as it may stand in a message: quoted, on one line, of bounded length."""
     try:

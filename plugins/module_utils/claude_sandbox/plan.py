@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .errors import SandboxError, shown
+from .errors import ConflictError, SandboxError, shown
 from .spec import NEXT_START, RECREATE, Difference, Spec, differences
 
 RUNNING, STOPPED, DEAD, ABSENT = "running", "stopped", "dead", "absent"
@@ -88,7 +88,7 @@ def _is_live(difference: Difference, backend: str) -> bool:
 
 def _refused(name: str, found: list[Difference], why: str) -> SandboxError:
     fields = ", ".join(f"{d.field} ({shown(d.before)} → {shown(d.after)})" for d in found)
-    return SandboxError(
+    return ConflictError(
         f"Sandbox {shown(name)} exists with other settings, and the change {why}: {fields}.",
         "Set on_change to restart to allow it, or to ignore to keep what is recorded.",
     )

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .errors import SandboxError
+from .errors import ConflictError, SandboxError
 from .host import Account
 
 _CODECS = ("ascii", "latin-1", "utf-16-le")
@@ -194,7 +194,7 @@ class Usage:
 def usages(pids: Iterable[int]) -> dict[int, Usage]:
     """What each of some processes uses, with all that descend from it, in one look at the machine; starts no process.
 
-    Shared pages count once for each process that has them (rss), so memory is an upper bound. One that is gone uses nothing.
+    Shared pages count once for each process that has them (rss), so memory is an upper bound. Who is gone uses nothing.
     """
     below: dict[int, list[int]] = {}
     own: dict[int, tuple[int, int]] = {}
@@ -247,7 +247,7 @@ class Forked:
             )
         reply = json.loads(text)
         if "what" in reply:
-            raise SandboxError(reply["what"], reply["hint"])
+            raise (ConflictError if reply["conflict"] else SandboxError)(reply["what"], reply["hint"])
         if "crash" in reply:
             raise RuntimeError(reply["crash"])
         return reply["value"]
@@ -279,7 +279,7 @@ def _reply(account: Account | None, function: Callable[[], Any]) -> str:
             become(account)
         return json.dumps({"value": function()})
     except SandboxError as error:
-        return json.dumps({"what": error.what, "hint": error.hint})
+        return json.dumps({"what": error.what, "hint": error.hint, "conflict": isinstance(error, ConflictError)})
     except BaseException:  # noqa: BLE001 - whatever it was, the parent has to hear of it
         return json.dumps({"crash": traceback.format_exc()})
 

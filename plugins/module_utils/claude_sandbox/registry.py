@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import files
-from .errors import SandboxError, shown
+from .errors import ConflictError, SandboxError, shown
 from .host import Account
 from .instance import Instance, moment
 from .spec import NAME_RULE, Spec, check_name, parse
@@ -225,7 +225,7 @@ class Registry:
         except OSError as error:
             if not os.path.isdir(record.folder):
                 raise
-            raise SandboxError(
+            raise ConflictError(
                 f"Another process made sandbox {shown(record.name)} just now ({error.strerror}).",
                 "Run this again to work with that one.",
             ) from None
@@ -307,14 +307,14 @@ def _lock(folder: str, name: str) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise SandboxError(
+        raise ConflictError(
             f"Another process is changing sandbox {shown(name)} right now.", "Wait for it, then try again."
         ) from None
     return descriptor
 
 
 def _removed(name: str) -> SandboxError:
-    return SandboxError(f"Another process removed sandbox {shown(name)} just now.")
+    return ConflictError(f"Another process removed sandbox {shown(name)} just now.")
 
 
 def _read(path: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import keys, plan, procs
-from .errors import SandboxError, shown
+from .errors import ConflictError, SandboxError, shown
 from .host import Account, Host, Problem, account
 from .keys import Keys
 from .registry import Record, Registry
@@ -233,7 +233,8 @@ class Sandboxes:
             if record is not None:
                 current = held.enter_context(self.registry.locked(record))
                 if self._plan(request, current, self._desired(request)).actions != tuple(actions):
-                    raise SandboxError(f"Another process changed sandbox {shown(request.name)} just now.", "Try again.")
+                    who = f"Another process changed sandbox {shown(request.name)}"
+                    raise ConflictError(f"{who} just now.", "Try again.")
                 record = current
             changes = Changes(self.host, self.registry, self.owner, request.keys)
             for action in actions:

@@ -90,7 +90,7 @@ def _field(kind: str, apply: str, default: Any = dataclasses.MISSING, **more: An
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A sandbox as asked for. Each field's metadata says its kind, its choices, how a change is applied, and (help) what it is."""
+    """A sandbox as asked for. Each field's metadata says its kind, choices, how a change is applied, and what it is."""
 
     project_dir: str = _field(
         "path", RECREATE, help="The directory on the host in which the agent works, mounted at the same path."

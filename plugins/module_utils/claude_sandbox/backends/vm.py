@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .. import files, guest, kvm, procs, qmp, seccomp, toolchain
 from ..commands import Completed, Invocation
-from ..errors import SandboxError, shown
+from ..errors import ConflictError, SandboxError, shown
 from ..grants import READ_ONLY, Bind
 from ..guest_agent import Agent
 from ..host import Account, Host, Problem, missing
@@ -482,7 +482,7 @@ def frame(running: Running) -> bytes:
 def _launch(running: Running) -> str:
     instance = running.instance
     if instance is None:
-        raise SandboxError(f"Sandbox {shown(running.name)} is not running.", "Start it first (state: started).")
+        raise ConflictError(f"Sandbox {shown(running.name)} is not running.", "Start it first (state: started).")
     return launch_folder(instance.folder)
 
 
