@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import claude, lifecycle, procs, session, usage
-from .errors import SandboxError, shown
+from .errors import ConflictError, SandboxError, shown
 from .host import Host
 from .instance import Instance
 from .registry import Record
@@ -29,7 +29,7 @@ def live_instance(record: Record) -> Instance:
     """The running instance; a SandboxError where the sandbox does not run."""
     record.asked()
     if record.instance is None or record.instance.stopped_at is not None or not record.instance.running():
-        raise SandboxError(f"Sandbox {shown(record.name)} is not running.", "Start it first (state: started).")
+        raise ConflictError(f"Sandbox {shown(record.name)} is not running.", "Start it first (state: started).")
     return record.instance
 
 
@@ -110,7 +110,6 @@ def _activity(record: Record, instance: Instance) -> usage.Activity | None:
     return usage.activity(f"{record.data}/{claude.SESSIONS}", pid) if pid else None
 
 
-def activity_of(record: Record) -> str | None:
-    """What the agent of a running sandbox says that it does: idle, busy, waiting; None where it says nothing."""
-    found = _activity(record, live_instance(record))
-    return found.status if found else None
+def activity_of(record: Record) -> usage.Activity | None:
+    """What the agent of a running sandbox says that it does; None where it says nothing."""
+    return _activity(record, live_instance(record))

@@ -29,6 +29,7 @@ _ID_LIMIT = 1 << 18  # messages, and uses of tools; real transcripts of _TOTAL_L
 _ID_LENGTH = 200  # characters; Claude's have 30
 _MODEL_LIMIT = 100
 _SESSION_LIMIT = 1 << 16
+_WORDS_LIMIT = 200  # characters
 _MARK = 256  # bytes by which a file is known again: the end of a record, with its uuid and its time
 _AHEAD = 86400.0  # seconds by which another clock may be ahead of ours
 _BUCKET = 600  # seconds
@@ -389,10 +390,14 @@ def _count(value: Any) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """What Claude Code says that it does: idle, busy or waiting, and a mark that changes whenever it says so anew."""
+    """What Claude Code says that it does: idle, busy or waiting, and a mark that changes whenever it says so anew.
+
+    waiting_for: what it waits for the user to say, in its words, which may be any.
+    """
 
     status: str
     mark: str
+    waiting_for: str | None = None
 
 
 def activity(sessions: str, pid: int) -> Activity | None:
@@ -406,4 +411,6 @@ def activity(sessions: str, pid: int) -> Activity | None:
     status = content.get("status")
     if not isinstance(status, str) or not re.fullmatch(r"[a-z_]{1,20}", status):
         return None
-    return Activity(status, str(content.get("updatedAt"))[:40])
+    waiting_for = content.get("waitingFor") if status == "waiting" else None
+    words = waiting_for[:_WORDS_LIMIT] if isinstance(waiting_for, str) else None
+    return Activity(status, str(content.get("updatedAt"))[:40], words)

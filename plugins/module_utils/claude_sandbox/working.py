@@ -13,7 +13,7 @@ from typing import Any
 from . import display, inside, keys, lifecycle, prices, procs, screen, terminal, toolchain
 from . import usage as usages
 from .commands import Completed, Invocation
-from .errors import SandboxError, shown
+from .errors import ConflictError, shown
 from .host import Account, Host
 from .registry import Record
 from .spec import environment
@@ -71,7 +71,7 @@ def frame(host: Host, record: Record, owner: Account) -> bytes:
     """What the screen shows, as PNG."""
     instance, spec = inside.live_instance(record), record.asked()
     if not spec.granted("display"):
-        raise SandboxError(f"Sandbox {shown(record.name)} has no display.", "Grant it one: grants: {display: true}.")
+        raise ConflictError(f"Sandbox {shown(record.name)} has no display.", "Grant it one: grants: {display: true}.")
     running, ways = lifecycle.running(record, instance, owner), lifecycle.backend(spec)
 
     def look() -> str:
@@ -111,8 +111,10 @@ def usage(host: Host, record: Record, owner: Account, store: str, state_dir: str
     processes = procs.Usage(0.0, 0, 0)
     if live is not None:
         processes = lifecycle.backend(spec).usage(lifecycle.running(record, live, owner))
+    doing = inside.activity_of(record) if live else None
     return {
         "process": dataclasses.asdict(processes),
         "session": session,
-        "activity": inside.activity_of(record) if live else None,
+        "activity": doing.status if doing else None,
+        "waiting_for": doing.waiting_for if doing else None,
     }
