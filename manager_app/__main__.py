@@ -1,0 +1,101 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""claude-sandbox-manager: runs the manager, and makes what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+
+from claude_sandbox.errors import SandboxError
+
+from . import config, logs
+from .app import create_app, version
+from .config import Config
+
+_THREADS = 96  # a WebSocket holds one as long as it is open: see security.places
+_ENVIRONMENT = """\
+environment:
+  MANAGER_LISTEN      ADDRESS:PORT (127.0.0.1:3000)
+  MANAGER_STATE_DIR   the registry of sandboxes (root: /var/lib/claude-manager, others: ~/.local/state/claude-sandbox)
+  MANAGER_TOKEN_FILE  a file with the token that callers have to show; needed off loopback
+  MANAGER_HOSTS       more names by which browsers may call it
+  MANAGER_STATIC_DIR  the libraries that pages load
+"""
+
+
+class _Server(BaseApplication):
+    """gunicorn with one process that has threads."""
+
+    def __init__(self, configuration: Config) -> None:
+        self._configuration = configuration
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = {
+            "bind": [self._configuration.address],
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": _THREADS,
+            "worker_connections": 512,
+            "keepalive": 30,
+            "timeout": 60,
+            "graceful_timeout": 10,
+            "logger_class": logs.Logger,
+            "accesslog": "-",
+            "proc_name": "claude-sandbox-manager",
+            "control_socket_disable": True,
+            "worker_exit": _close,
+            "worker_int": _stop,
+        }
+        for name, value in settings.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        return create_app(self._configuration)
+
+
+def _stop(worker: Any) -> None:
+    worker.app.wsgi().extensions["manager"].stopping.set()
+
+
+def _close(_server: Any, worker: Any) -> None:
+    if worker.app.callable is not None:
+        worker.app.callable.extensions["manager"].close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="claude-sandbox-manager",
+        description="A dashboard and a REST API over the sandboxes of this host.",
+        epilog=_ENVIRONMENT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("run", help="run the manager (also without a command)")
+    maker = commands.add_parser("new-token", help="make a file with a new token")
+    maker.add_argument("file", metavar="FILE")
+    asked = parser.parse_args(arguments)
+    try:
+        if asked.command == "new-token":
+            config.new_token(asked.file)
+        else:
+            configuration = config.from_environ(os.environ)
+            logs.set_up()
+            _Server(configuration).run()
+    except SandboxError as error:
+        print(f"claude-sandbox-manager: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+# Copyright: (c) 2026, claude_code.nix_sandbox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The REST API: what it takes and gives is declared in schemas, and the engine does it in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from flask import Flask, Response, request, url_for
+from flask_smorest import Api, Blueprint
+
+from claude_sandbox.sandboxes import Request
+
+from . import schemas
+from .jobs import Job
+from .manager import current
+from .pictures import Picture
+from .problems import ProblemError
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait=([0-9]{1,3})(?:$|[,;\s])")
+_WAIT_SECONDS = 20.0  # for what usually takes a part of one
+_LONGEST_WAIT = 120.0
+_JSON = "application/json"
+
+blueprint = Blueprint("api", __name__, url_prefix="/api", description="The sandboxes of this host")
+_VALID: dict[str, Any] = {"schema": schemas.Problem, "description": "What went wrong, and what to do about it"}
+
+
+class _Api(Api):
+    """Has every error told as a problem, and told of in the OpenAPI document."""
+
+    ERROR_SCHEMA = schemas.Problem
+
+    def _register_error_handlers(self) -> None:
+        """Errors are turned into answers in one place, for pages too (see app)."""
+
+
+def register(app: Flask, version: str) -> None:
+    """Add the API to an app, and its OpenAPI document at /api/openapi.json."""
+    app.config |= {
+        "API_TITLE": "Claude sandboxes",
+        "API_VERSION": version,
+        "OPENAPI_VERSION": "3.0.3",
+        "OPENAPI_URL_PREFIX": "/api",
+        "OPENAPI_JSON_PATH": "openapi.json",
+        "API_SPEC_OPTIONS": {
+            "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+            "security": [{}, {"token": []}],
+        },
+    }
+    _Api(app).register_blueprint(blueprint)
+
+
+@blueprint.get("/sandboxes")
+@blueprint.response(200, schemas.Sandbox(many=True))
+def all_sandboxes() -> Response:
+    """All sandboxes, by name"""
+    return Response(b"[" + b",".join(entry.text for entry in current().roster.all()) + b"]\n", content_type=_JSON)
+
+
+@blueprint.post("/sandboxes")
+@blueprint.arguments(schemas.NewSandbox)
+@blueprint.response(201, schemas.Sandbox)
+@blueprint.alt_response(200, schema=schemas.Sandbox, description="It was there already; what differed is changed")
+@blueprint.alt_response(202, schema=schemas.Job, description="It is being made: see Location")
+@blueprint.alt_response(409, **_VALID)
+def new_sandbox(body: dict[str, Any]) -> Response:
+    """Make a sandbox and start it
+
+    One that is there already and as asked for is left alone. A virtual machine is made in the background, unless
+    the header Prefer: wait=SECONDS says how long to wait for it; others unless it says respond-async.
+    """
+    asked = Request(
+        body["name"],
+        params=schemas.spec_of(body),
+        on_change=body["on_change"],
+        api_key=body.get("api_key"),
+        secret_env=body.get("secret_env"),
+    )
+    return _submitted(asked, slow=body.get("backend") == "vm")
+
+
+@blueprint.get("/sandboxes/<ref>")
+@blueprint.response(200, schemas.Sandbox)
+@blueprint.alt_response(404, **_VALID)
+def one_sandbox(ref: str) -> Response:
+    """One sandbox, by its name, its id, or the beginning of its id"""
+    return Response(current().roster.get(ref).text + b"\n", content_type=_JSON)
+
+
+@blueprint.delete("/sandboxes/<ref>")
+@blueprint.arguments(schemas.DeleteQuery, location="query")
+@blueprint.response(204)
+@blueprint.alt_response(202, schema=schemas.Job, description="It is being removed: see Location")
+@blueprint.alt_response(404, **_VALID)
+def delete_sandbox(query: dict[str, Any], ref: str) -> Response:
+    """Stop a sandbox and remove it; its project is never touched"""
+    name = current().roster.get(ref).record.name
+    return _submitted(Request(name, "absent", purge=query["purge"]))
+
+
+@blueprint.post("/sandboxes/<ref>/stop")
+@blueprint.response(200, schemas.Sandbox)
+@blueprint.alt_response(202, schema=schemas.Job, description="It is being stopped: see Location")
+@blueprint.alt_response(404, **_VALID)
+def stop_sandbox(ref: str) -> Response:
+    """Stop a sandbox; it can be started again"""
+    return _submitted(Request(current().roster.get(ref).record.name, "stopped"))
+
+
+@blueprint.post("/sandboxes/<ref>/start")
+@blueprint.response(200, schemas.Sandbox)
+@blueprint.alt_response(202, schema=schemas.Job, description="It is being started: see Location")
+@blueprint.alt_response(404, **_VALID)
+def start_sandbox(ref: str) -> Response:
+    """Start a sandbox that is stopped or dead, as it is recorded"""
+    record = current().roster.get(ref).record
+    slow = record.spec is not None and record.spec.backend == "vm"
+    return _submitted(Request(record.name), slow)
+
+
+@blueprint.get("/sandboxes/<ref>/screenshot")
+@blueprint.arguments(schemas.FrameQuery, location="query")
+@blueprint.response(200, content_type="image/png")
+@blueprint.alt_response(304, description="It shows what it showed (If-None-Match)")
+@blueprint.alt_response(404, **_VALID)
+@blueprint.alt_response(409, **_VALID)
+def screenshot(query: dict[str, Any], ref: str) -> Response:
+    """What a sandbox's screen shows now"""
+    record = current().roster.get(ref).record
+    known = request.if_none_match.as_set()
+    found = current().pictures.get(record, query.get("width"), query["format"], known)
+    return _shown(found, query.get("mark"))
+
+
+def _shown(picture: Picture, mark: str | None) -> Response:
+    response = Response(picture.content, content_type=f"image/{picture.kind}")
+    response.set_etag(picture.etag)
+    # The address names what is shown: it will never show anything else.
+    lasting = mark is not None and mark == picture.mark
+    response.headers["Cache-Control"] = "private, max-age=86400, immutable" if lasting else "private, no-cache"
+    response.make_conditional(request)
+    return response
+
+
+@blueprint.get("/sandboxes/<ref>/screen")
+@blueprint.arguments(schemas.ScreenQuery, location="query")
+@blueprint.response(200, content_type="text/plain")
+@blueprint.alt_response(404, **_VALID)
+@blueprint.alt_response(409, **_VALID)
+def screen(query: dict[str, Any], ref: str) -> Response:
+    """What a sandbox's terminal shows now, as text"""
+    text = current().ask(current().roster.get(ref).record, "text", history=query["history"])[0]
+    return Response(text, content_type="text/plain; charset=utf-8")
+
+
+@blueprint.get("/sandboxes/<ref>/logs")
+@blueprint.arguments(schemas.LogQuery, location="query")
+@blueprint.response(200, schemas.Log)
+@blueprint.alt_response(404, **_VALID)
+def logs(query: dict[str, Any], ref: str) -> Response:
+    """The last lines that a sandbox's terminal was sent, or what came since an answer before; JSON or plain text"""
+    record = current().roster.get(ref).record
+    found = current().ask(record, "log", tail=query["tail"], since=query.get("since"))[0]
+    if request.accept_mimetypes.best_match([_JSON, "text/plain"]) == "text/plain":
+        text = "".join(f"{line}\n" for line in found["lines"])
+        return Response(text, content_type="text/plain; charset=utf-8", headers={"Log-Next": found["next"]})
+    return _json(found)
+
+
+@blueprint.get("/sandboxes/<ref>/metrics")
+@blueprint.response(200, schemas.Figures)
+@blueprint.alt_response(404, **_VALID)
+def figures(ref: str) -> Response:
+    """What a sandbox uses: its processes now, its agent's tokens since it was made, and what the agent does"""
+    seen = current().watch.one(ref)
+    process = seen.process.__dict__ if seen.process else None
+    return _json(
+        {
+            "status": seen.view["status"],
+            "activity": seen.activity,
+            "waiting_for": seen.waiting_for,
+            "process": process,
+            "session": seen.usage,
+        }
+    )
+
+
+@blueprint.get("/metrics/system")
+@blueprint.response(200)
+def system() -> Response:
+    """What the host does: CPU, memory, disk, network, load"""
+    return _json(current().system.now())
+
+
+@blueprint.get("/doctor")
+@blueprint.response(200)
+def doctor() -> Response:
+    """For each backend what on this host keeps it from working, and what mends it"""
+    return _json(current().doctor())
+
+
+@blueprint.get("/jobs/<identity>")
+@blueprint.response(200, schemas.Job)
+@blueprint.alt_response(404, **_VALID)
+def job(identity: str) -> Response:
+    """Work that takes its time"""
+    return _json(_job_content(current().jobs.get(identity)))
+
+
+def _submitted(asked: Request, slow: bool = False) -> Response:
+    """The answer to a request that changes a sandbox: what came of it, or where to ask for that later."""
+    there = any(entry.record.name == asked.name for entry in current().roster.all())
+    begun = current().submit(asked)
+    if not begun.wait(_patience(slow)):
+        response = _json(_job_content(begun), 202)
+        response.headers["Location"] = url_for("api.job", identity=begun.id)
+        return response
+    if begun.problem is not None:
+        raise ProblemError(begun.problem["status"], begun.problem["detail"], begun.problem.get("hint", ""))
+    if asked.state == "absent":
+        return Response(status=204)
+    response = Response(current().roster.get(asked.name).text + b"\n", content_type=_JSON)
+    response.status_code = 200 if there else 201
+    response.headers["Location"] = url_for("api.one_sandbox", ref=asked.name)
+    return response
+
+
+def _patience(slow: bool) -> float:
+    """How long to wait for work before the answer is 202, in seconds (RFC 7240)."""
+    preferred = request.headers.get("Prefer", "")
+    match = _WAIT.search(preferred)
+    if match:
+        return min(float(match[1]), _LONGEST_WAIT)
+    return 0.0 if slow or "respond-async" in preferred else _WAIT_SECONDS
+
+
+def _job_content(found: Job) -> dict[str, Any]:
+    outcome = found.outcome or {}
+    status = "running" if not found.done else "failed" if found.problem else "done"
+    return {
+        "id": found.id,
+        "action": found.action,
+        "name": found.name,
+        "status": status,
+        "begun_at": found.begun_at,
+        "ended_at": found.ended_at,
+        "actions": list(outcome.get("actions", ())),
+        "warnings": list(outcome.get("warnings", ())),
+        "problem": found.problem,
+        "sandbox": outcome.get("sandbox"),
+    }
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(json.dumps(content) + "\n", status=status, content_type=_JSON)

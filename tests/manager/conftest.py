@@ -1,0 +1,43 @@
+"""What the manager's tests share: an account, and a manager for each file of tests."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.manager.served import Served, serving
+from tests.support.account import Account, unprivileged_account
+
+
+@pytest.fixture(scope="session")
+def account() -> Iterator[Account]:
+    """Whose sandboxes they are: an account made for the tests where root runs them, else the one that does."""
+    if os.geteuid() == 0:
+        with unprivileged_account() as made:
+            yield made
+            assert made.processes() == [], "the tests left processes behind"
+        return
+    with tempfile.TemporaryDirectory(prefix="cst-projects-") as root:
+        yield Account(pwd.getpwuid(os.geteuid()).pw_name, Path(root))
+
+
+@pytest.fixture(scope="module")
+def served(account: Account) -> Iterator[Served]:
+    """A manager on loopback, without a token."""
+    with serving(account) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No sandbox of one test is there in the next one."""
+    yield
+    if "served" in request.fixturenames:
+        made = request.getfixturevalue("served")
+        for view in made.call("GET", "/api/sandboxes").json():
+            assert made.call("DELETE", f"/api/sandboxes/{view['name']}").status_code == 204
