@@ -89,11 +89,45 @@ sandboxes:
           type: dict
         session:
           description:
-            - Tokens, messages and tool uses of the project's Claude Code sessions since the sandbox was made, from
-              their transcripts, in all and RV(ignore:by_model).
-            - It is a lower bound, for interrupted turns are not in the transcripts. RV(ignore:complete) tells whether
-              all of them could be read.
+            - Of the project's Claude Code sessions since the sandbox was made, from their transcripts,
+              RV(ignore:messages), RV(ignore:tool_uses) and tokens (RV(ignore:input_tokens), RV(ignore:output_tokens),
+              RV(ignore:cache_creation_input_tokens), RV(ignore:cache_read_input_tokens)).
+            - It is a lower bound, for interrupted turns are not in the transcripts.
           type: dict
+          contains:
+            by_model:
+              description: Tokens and RV(ignore:messages) of each model by its name.
+              type: dict
+            history:
+              description:
+                - Tokens and RV(ignore:messages) by time. RV(ignore:at) is when ten minutes begin, in seconds since the
+                  epoch; those without a message are left out.
+                - Of many, the latest 1008, which are a week without a pause.
+              type: list
+              elements: dict
+            cost:
+              description:
+                - An estimate, and a lower bound, of what the tokens cost by Anthropic's list prices of a certain day.
+                  Where a model has several prices, the lowest counts. A subscription or a discount is not known here.
+                - The file C(prices.json) in O(state_dir) sets other prices.
+              type: dict
+              contains:
+                usd:
+                  description: US dollars.
+                  type: float
+                as_of:
+                  description: The day of the prices.
+                  type: str
+                unpriced:
+                  description: Models that have no price, and that count nothing.
+                  type: list
+                  elements: str
+            complete:
+              description: Whether nothing of the transcripts had to be left out.
+              type: bool
+            pending:
+              description: Bytes of the transcripts that are yet to be read. Here always V(0).
+              type: int
         activity:
           description: What Claude Code says that it does, V(idle), V(busy) or V(waiting) for the user.
           type: str

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import prices
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.usage import Usage
 from tests.integration.arena import Arena
 from tests.integration.playing import Result
 
@@ -35,9 +37,23 @@ def test_all_and_some(arena: Arena) -> None:
     assert usage["sandboxes"] == [made.sandbox]
     assert used["process"]["processes"] >= 2
     assert used["process"]["memory_bytes"] > 1 << 20
-    assert used["session"]["messages"] == 0
+    assert used["session"].pop("cost") == {"usd": 0, "as_of": prices.AS_OF, "unpriced": []}
+    assert used["session"] == dataclasses.asdict(Usage())
     assert used["activity"] is None
     assert {result.changed for result in (everything, by_id, usage)} == {False}
+
+
+def test_own_prices(arena: Arena) -> None:
+    """They stand beside the registry. A file that cannot be used is an error where they are asked for, only."""
+    (made,) = arena.play(arena.started("one"))
+    (arena.state_dir / "prices.json").write_text('{"as_of": "2027-01-02"}')
+    (own,) = arena.play(arena.task("claude_sandbox_info", usage=True))
+    assert own["sandboxes"][0]["usage"]["session"]["cost"] == {"usd": 0, "as_of": "2027-01-02", "unpriced": []}
+    (arena.state_dir / "prices.json").write_text("{")
+    wrong, without = arena.play(arena.task("claude_sandbox_info", usage=True), arena.task("claude_sandbox_info"))
+    assert wrong.failed
+    assert f"{arena.state_dir}/prices.json cannot be used" in wrong.message
+    assert without["sandboxes"] == [made.sandbox]
 
 
 def test_by_the_beginning_of_an_id(arena: Arena) -> None:
