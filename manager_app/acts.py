@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import socket
+import termios
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,8 @@ def attach(stream: socket.socket) -> None:
     pid, end = pty.fork()
     if not pid:
         with contextlib.suppress(OSError):
+            # Before tmux looks at it: a session takes the size of its only client, also of one without a say in that.
+            termios.tcsetwinsize(0, (asked["rows"], asked["columns"]))
             env = {"PATH": host.path, "LANG": "C.UTF-8", "TERM": "xterm-256color"}
             os.execve(argv[0], argv, env)
         os._exit(127)

@@ -5,12 +5,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
 import socket
-import struct
 import termios
 import threading
 from collections.abc import Iterator
@@ -75,13 +73,13 @@ def _terminal(ws: Server, ref: str) -> None:
     with _held(ws):
         manager, entry = current(), current().roster.get(ref)
         writes = request.args.get("write") == "1"
-        with _attached(manager, entry, writes) as end:
-            size = _asked_size() if writes else None
+        size = (_asked_size() if writes else None) or _own_size(manager, ref)
+        with _attached(manager, entry, writes, size) as end:
             _Terminal(ws, manager, ref, end, writes).run(size)
 
 
 @contextlib.contextmanager
-def _attached(manager: Manager, entry: Entry, writes: bool) -> Iterator[int]:
+def _attached(manager: Manager, entry: Entry, writes: bool, size: tuple[int, int]) -> Iterator[int]:
     """The descriptor of a terminal in which a client of the session's tmux runs; closing it ends the client."""
     instance = entry.record.instance
     if entry.status not in ("running", "dead") or instance is None:
@@ -89,7 +87,8 @@ def _attached(manager: Manager, entry: Entry, writes: bool) -> Iterator[int]:
     with manager.forks.open("attach") as stream:
         stream.settimeout(20)
         uid = manager.eyes.question(entry.record)[0]
-        wire.send(stream, {"uid": uid, "instance": instance.to_dict(), "writes": writes})
+        content = {"instance": instance.to_dict(), "writes": writes, "columns": size[0], "rows": size[1]}
+        wire.send(stream, {"uid": uid, **content})
         descriptors = socket.recv_fds(stream, 1, 1)[1]
     if not descriptors:
         raise SandboxError("The terminal could not be opened.", "The manager's log says more.")
@@ -104,6 +103,12 @@ def _asked_size() -> tuple[int, int] | None:
         return _bounded(int(request.args["columns"]), int(request.args["rows"]))
     except (KeyError, ValueError):
         return None
+
+
+def _own_size(manager: Manager, ref: str) -> tuple[int, int]:
+    """Columns and rows in which the session fits as it is."""
+    seen = manager.watch.one(ref).terminal
+    return (seen.columns, seen.rows + _STATUS_LINE) if seen else (160, 49)
 
 
 def _bounded(columns: int, rows: int) -> tuple[int, int]:
@@ -122,10 +127,10 @@ class _Terminal:
         self._size: tuple[int, int] | None = None
         self._over = threading.Event()
 
-    def run(self, size: tuple[int, int] | None) -> None:
-        """Pass them on until one of the two is gone. size: columns and rows; the session's own where not given."""
+    def run(self, size: tuple[int, int]) -> None:
+        """Pass them on until one of the two is gone. size: columns and rows that the terminal has."""
         os.set_blocking(self._end, False)
-        self._resize(size or self._own_size())
+        self._resize(size)
         reader = threading.Thread(target=self._read_page, name="terminal", daemon=True)
         reader.start()
         try:
@@ -138,7 +143,7 @@ class _Terminal:
         while not (self._over.is_set() or self._manager.stopping.is_set()):
             if not select.select([self._end], [], [], _EVERY)[0]:
                 if not self._writes:
-                    self._resize(self._own_size())
+                    self._resize(_own_size(self._manager, self._ref))
                 continue
             try:
                 content = os.read(self._end, _PIECE)
@@ -175,13 +180,9 @@ class _Terminal:
             columns, rows = json.loads(message)["resize"]
             self._resize(_bounded(int(columns), int(rows)))
 
-    def _own_size(self) -> tuple[int, int]:
-        seen = self._manager.watch.one(self._ref).terminal
-        return (seen.columns, seen.rows + _STATUS_LINE) if seen else (160, 49)
-
     def _resize(self, size: tuple[int, int]) -> None:
         if size == self._size:
             return
         self._size = size
-        fcntl.ioctl(self._end, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+        termios.tcsetwinsize(self._end, (size[1], size[0]))
         self._ws.send(json.dumps({"size": list(size)}))
