@@ -102,6 +102,7 @@ def test_a_model_without_a_price_is_named_and_costs_nothing(model: str) -> None:
 def test_the_costs_of_models_add_up() -> None:
     found = prices.cost({"claude-haiku-4-5": MILLION, "claude-opus-5": MILLION}, prices.BUILT_IN)
     assert found == prices.Cost(7.35 + 36.75, prices.AS_OF, [])
+    assert prices.cost({"b": MILLION, "a": MILLION}, prices.BUILT_IN).unpriced == ["a", "b"]
     assert prices.cost({}, prices.BUILT_IN) == prices.Cost(0, prices.AS_OF, [])
 
 

@@ -585,10 +585,10 @@ def test_a_file_that_was_cut_counts_nothing_twice(home: Path) -> None:
 
 def test_a_file_that_is_renamed_or_linked_is_read_once(home: Path) -> None:
     path = write(folder(home) / "a.jsonl", *[answer(f"m{number}") for number in range(50)])
+    os.link(path, folder(home) / "c.jsonl")
     reading = meter(home)
-    reading.refresh()
+    assert bytes_read(reading.refresh) == path.stat().st_size
     path.rename(folder(home) / "b.jsonl")
-    os.link(folder(home) / "b.jsonl", folder(home) / "c.jsonl")
     assert bytes_read(reading.refresh) <= 256
     assert reading.refresh().messages == 50
 
@@ -618,6 +618,7 @@ def test_more_of_a_message_changes_the_sums_by_the_difference(home: Path) -> Non
 
 def test_a_trap_that_is_gone_is_forgotten(home: Path) -> None:
     os.mkfifo(folder(home) / "trap.jsonl")
+    os.utime(folder(home) / "trap.jsonl", (0, 0))
     reading = meter(home)
     assert not reading.refresh().complete
     (folder(home) / "trap.jsonl").unlink()
@@ -658,6 +659,22 @@ def test_only_so_much_is_read_in_all_the_time(home: Path, monkeypatch: pytest.Mo
     assert not found.complete
     assert 10 < found.messages < 60
     assert bytes_read(reading.refresh) == 0
+
+
+def test_what_is_written_while_it_is_read_is_for_the_next_time(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox that writes as fast as it is read holds nobody up."""
+    path = write(folder(home) / "a.jsonl", answer("m0"))
+    read: list[Any] = []
+
+    def loads(line: bytes) -> Any:
+        read.append(json.loads(line))
+        assert len(read) < 10
+        append(path, lines(answer(f"m{len(read)}")))
+        return read[-1]
+
+    monkeypatch.setattr(usage, "json", SimpleNamespace(loads=loads))
+    reading = meter(home)
+    assert [reading.refresh().messages for _ in range(3)] == [1, 2, 3]
 
 
 def test_what_waits_is_never_more_than_what_will_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -747,6 +764,18 @@ def test_history_is_of_the_latest(home: Path, is_shuffled: bool) -> None:
     assert [each["at"] for each in found.history] == [int(when.timestamp()) for when in times[-1008:]]
     assert {each["messages"] for each in found.history} == {1}
     assert found.messages == 5000
+
+
+def test_history_that_was_forgotten_is_not_taken_away_from(home: Path) -> None:
+    begin = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    times = [(begin + datetime.timedelta(seconds=600 * number)).isoformat() for number in range(1010)]
+    path = write(folder(home) / "a.jsonl", *[answer(str(at), timestamp=when) for at, when in enumerate(times)])
+    reading = meter(home)
+    assert len(reading.refresh().history) == 1008
+    append(path, lines(*[answer(identity, 9, timestamp=times[500]) for identity in ("0", "1009")]))
+    history = reading.refresh().history
+    assert len(history) == 1007
+    assert {each["messages"] for each in history} == {1, 3}
 
 
 @pytest.mark.parametrize(

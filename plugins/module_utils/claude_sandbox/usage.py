@@ -31,6 +31,7 @@ _MODEL_LIMIT = 100
 _SESSION_LIMIT = 1 << 16
 _WORDS_LIMIT = 200  # characters
 _MARK = 256  # bytes by which a file is known again: the end of a record, with its uuid and its time
+_NEVER = (-1, 0)  # no file has this size
 _AHEAD = 86400.0  # seconds by which another clock may be ahead of ours
 _BUCKET = 600  # seconds
 _BUCKETS = 1008  # a week
@@ -158,7 +159,7 @@ class _Place:
     offset: int = 0
     skips: bool = False
     mark: bytes = b""
-    looked: tuple[int, int] = (0, 0)
+    looked: tuple[int, int] = _NEVER
 
     def fits(self, file: BinaryIO, size: int) -> bool:
         """Whether the file is the one that was read: not cut, not written anew, not a later one of the same inode."""
@@ -232,7 +233,7 @@ class _Reader:
     def _lines(self, file: BinaryIO, place: _Place, floor: int) -> Iterator[bytes]:
         """The new lines that are finished, and short enough to be a message."""
         status = os.fstat(file.fileno())
-        place.looked = (0, 0)
+        place.looked = _NEVER
         file.seek(place.offset)
         # Not to the end of the file: a sandbox could write as fast as it is read.
         while place.offset < status.st_size:
