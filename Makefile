@@ -78,9 +78,36 @@ ROOTFS_DIR ?= /usr/local/lib/claude-sandbox/rootfs
 rootfs: ## Programs for sandboxes that shall not see the host's own, in ROOTFS_DIR
 	@$(PYTHON) roles/sandbox/files/rootfs/build.py "$(ROOTFS_DIR)"
 
+# What the manager's pages load, as locked; a copy of the lock among it says what it was made from. npm works in .cache.
+STATIC := manager_app/static/vendor
+
+.PHONY: static
+static: ## The libraries of the manager's pages (a no-op when up to date)
+	@if cmp -s manager_app/package-lock.json $(STATIC)/package-lock.json; then exit 0; fi
+	command -v npm >/dev/null || { echo "npm is needed. On Debian and Ubuntu: apt-get install npm" >&2; exit 1; }
+	mkdir -p .cache/static
+	cp manager_app/{package.json,package-lock.json,.npmrc} .cache/static
+	(cd .cache/static && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+	rm -rf $(STATIC)
+	mkdir -p $(STATIC)
+	from=.cache/static/node_modules
+	cp $$from/htmx.org/dist/htmx.min.js $$from/idiomorph/dist/idiomorph-ext.min.js $$from/@xterm/xterm/lib/xterm.js \
+		$$from/@xterm/xterm/css/xterm.css $$from/@xterm/addon-fit/lib/addon-fit.js $(STATIC)
+	for package in htmx.org idiomorph @xterm/xterm @xterm/addon-fit; do
+		name=$${package#@}
+		cp "$$from/$$package/LICENSE" "$(STATIC)/LICENSE.$${name/\//-}"
+	done
+	# Last, so that what was broken off begins anew.
+	cp manager_app/package-lock.json $(STATIC)
+
+.PHONY: manager
+manager: env static ## The dashboard and the API, at 127.0.0.1:3000
+	@export PYTHONPATH=$(CURDIR):$(CURDIR)/plugins/module_utils
+	exec $(BIN)/python -m manager_app
+
 # --- Tests ----------------------------------------------------------------------------------------------------------------
 
-PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration e2e
+PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration web e2e
 # Our own scripts, by their first line.
 SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh')
 
@@ -111,7 +138,9 @@ lint: ## ruff, mypy, shellcheck, yamllint
 	$(begin)
 	ruff check .
 	ruff format --check .
-	mypy -p ansible_collections.claude_code.nix_sandbox.plugins -p tests -p bench
+	mypy --exclude tests/manager -p ansible_collections.claude_code.nix_sandbox.plugins -p tests -p bench
+	# Here the engine has the name that it has in the wheel.
+	MYPYPATH=plugins/module_utils mypy -p manager_app -p tests.manager
 	shellcheck $(SCRIPTS)
 	yamllint --strict .
 
@@ -139,6 +168,10 @@ changelog-lint: ## The changelog's fragments
 integration: ## The modules through Ansible
 	$(begin)
 	pytest -n 2 tests/integration --junitxml=.cache/results/integration.xml
+
+web: static ## The manager: its parts, its API, its pages in a browser
+	$(begin)
+	pytest tests/manager --junitxml=.cache/results/web.xml
 
 e2e: ## Claude Code and Chromium in a real sandbox
 	$(begin)
