@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,10 @@ from claude_sandbox import plan
 from claude_sandbox.spec import BACKENDS, NAME_RULE, Option, Spec
 
 _STATUSES = ("running", "stopped", "dead", "unreadable")
+_WHOLE_RULE = re.compile(r"-?[0-9]{1,15}")
+NAME = NAME_RULE.pattern.removesuffix(r"\Z")
+_POSITION = r"[0-9a-f]{1,16}\.[0-9]{1,15}"
+_MARK = r"[0-9a-zA-Z._-]{1,80}"
 
 
 class _Truth(fields.Boolean):
@@ -34,6 +39,26 @@ class _Whole(fields.Integer):
         return value
 
 
+class _WholeWord(fields.Integer):
+    """A whole number in an address, in plain digits; Python also takes 1_0, + 1 and digits of other scripts."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, str) or not _WHOLE_RULE.fullmatch(value):
+            raise ValidationError("Must be a whole number.")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+def _matching(pattern: str, **more: Any) -> fields.Field[Any]:
+    """Text that this matches as a whole. Not validate.Regexp: to Python a $ is before the last line's end, too."""
+
+    def check(text: str) -> None:
+        if not re.fullmatch(pattern, text):
+            raise ValidationError("String does not match expected pattern.")
+
+    more["metadata"] = {"pattern": f"^{pattern}$", **more.get("metadata", {})}
+    return fields.String(validate=check, **more)
+
+
 class _Strict(Schema):
     class Meta:
         unknown = RAISE
@@ -42,7 +67,7 @@ class _Strict(Schema):
 def _field(field: dataclasses.Field[Any]) -> fields.Field[Any]:
     """What a request may give for a field of the spec; null stands for the default."""
     kind, about = field.metadata["kind"], {"description": field.metadata["help"]}
-    default = field.default_factory() if callable(field.default_factory) else field.default
+    default = _default(field)
     if default is dataclasses.MISSING:
         return fields.String(required=True, validate=validate.Regexp(r"^/"), metadata=about)
     more: dict[str, Any] = {"allow_none": True, "metadata": {**about, "default": default}}
@@ -62,6 +87,10 @@ def _field(field: dataclasses.Field[Any]) -> fields.Field[Any]:
         return fields.Dict(keys=fields.String(), values=fields.String(), **more)
     choices = field.metadata.get("choices")
     return fields.String(validate=validate.OneOf([*choices, None]) if choices else None, **more)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def _option(option: Option) -> fields.Field[Any]:
@@ -85,9 +114,9 @@ _SPEC = {field.name: _field(field) for field in dataclasses.fields(Spec)}
 
 NewSandbox = _Strict.from_dict(
     {
-        "name": fields.String(
+        "name": _matching(
+            NAME,
             required=True,
-            validate=validate.Regexp(f"^{NAME_RULE.pattern.removesuffix(chr(92) + 'Z')}$"),
             metadata={"description": "1 to 63 letters, digits, _ or -, beginning with a letter or a digit."},
         ),
         **_SPEC,
@@ -110,24 +139,55 @@ NewSandbox = _Strict.from_dict(
     name="NewSandbox",
 )
 
+
+def _told(field: dataclasses.Field[Any]) -> fields.Field[Any]:
+    """How an answer tells a field of the spec."""
+    kind, nullable = field.metadata["kind"], _default(field) is None
+    more: dict[str, Any] = {"allow_none": nullable, "metadata": {"description": field.metadata["help"]}}
+    if kind == "bool":
+        return fields.Boolean(**more)
+    if field.name == "mounts":
+        return fields.List(fields.Nested(_MOUNT), **more)
+    if field.name == "grants":
+        return fields.Dict(keys=fields.String(), values=fields.Boolean(), **more)
+    if kind == "list":
+        return fields.List(fields.String(), **more)
+    if kind == "dict":
+        return fields.Dict(**more)
+    return fields.String(**more)
+
+
+def _moment(**more: Any) -> fields.Field[Any]:
+    # As text: where a sandbox is shown, its view is passed on as the engine made it.
+    return fields.String(metadata={"format": "date-time"}, **more)
+
+
 Sandbox = Schema.from_dict(
     {
-        "id": fields.String(),
         "name": fields.String(required=True),
         "status": fields.String(required=True, validate=validate.OneOf(_STATUSES)),
-        "backend": fields.String(validate=validate.OneOf(BACKENDS)),
-        "project_dir": fields.String(),
-        "network": fields.Boolean(),
-        "created_at": fields.DateTime(),
-        "started_at": fields.DateTime(allow_none=True),
-        "stopped_at": fields.DateTime(allow_none=True),
+        "id": fields.String(),
+        **{field.name: _told(field) for field in dataclasses.fields(Spec)},
+        "created_at": _moment(),
+        "started_at": _moment(allow_none=True),
+        "stopped_at": _moment(allow_none=True),
         "exit_code": fields.Integer(allow_none=True),
-        "reason": fields.String(allow_none=True),
+        "reason": fields.String(allow_none=True, metadata={"description": "Why it is dead, where that is known."}),
+        "pid": fields.Integer(allow_none=True),
+        "pid_xvfb": fields.Integer(allow_none=True),
         "display_num": fields.Integer(allow_none=True),
+        "tmux_session": fields.String(allow_none=True),
+        "tmux_socket": fields.String(allow_none=True),
+        "qemu_qmp_socket": fields.String(allow_none=True),
+        "accelerator": fields.String(allow_none=True, metadata={"description": "Of a virtual machine: kvm or tcg."}),
         "attach_command": fields.String(allow_none=True),
-        "given": fields.List(fields.String()),
-        "skipped": fields.Dict(keys=fields.String(), values=fields.String()),
+        "log": fields.String(metadata={"description": "The file on the host with what the terminal was sent."}),
+        "given": fields.List(fields.String(), metadata={"description": "What of the host it was given."}),
+        "skipped": fields.Dict(
+            keys=fields.String(), values=fields.String(), metadata={"description": "What it was not given, and why."}
+        ),
         "problem": fields.String(metadata={"description": "Why a record is unreadable."}),
+        "folder": fields.String(metadata={"description": "Where an unreadable record lies."}),
     },
     name="Sandbox",
 )
@@ -170,42 +230,62 @@ Log = Schema.from_dict(
 
 LogQuery = _Strict.from_dict(
     {
-        "tail": fields.Integer(load_default=100, validate=validate.Range(0, 10000)),
-        "since": fields.String(validate=validate.Regexp(r"^[0-9a-f]{1,16}\.[0-9]{1,15}$")),
+        "tail": _WholeWord(load_default=100, validate=validate.Range(0, 10000)),
+        "since": _matching(_POSITION),
     },
     name="LogQuery",
 )
 FrameQuery = _Strict.from_dict(
     {
-        "width": fields.Integer(validate=validate.Range(16, 7680), metadata={"description": "Pixels; all by default."}),
+        "width": _WholeWord(validate=validate.Range(16, 7680), metadata={"description": "Pixels; all by default."}),
         "format": fields.String(validate=validate.OneOf(["png", "jpeg", "webp"]), load_default="png"),
-        "mark": fields.String(
-            validate=validate.Regexp(r"^[0-9a-zA-Z._-]{1,80}$"),
+        "mark": _matching(
+            _MARK,
             metadata={"description": "What is shown is kept by the browser for as long as this stays."},
         ),
     },
     name="FrameQuery",
 )
 ScreenQuery = _Strict.from_dict(
-    {"history": fields.Integer(load_default=0, validate=validate.Range(0, 2000))}, name="ScreenQuery"
+    {"history": _WholeWord(load_default=0, validate=validate.Range(0, 2000))}, name="ScreenQuery"
 )
 DeleteQuery = _Strict.from_dict(
     {
+        # marshmallow has more words for them, which the document does not.
         "purge": fields.Boolean(
-            load_default=False, metadata={"description": "Whether to delete what the project keeps, too."}
+            truthy={"true"},
+            falsy={"false"},
+            load_default=False,
+            metadata={"description": "Whether to delete what the project keeps, too."},
         )
     },
     name="DeleteQuery",
 )
+Process = Schema.from_dict(
+    {
+        "cpu_percent": fields.Float(metadata={"description": "Of one processor, since the look before."}),
+        "memory_bytes": fields.Integer(metadata={"description": "Resident; an upper bound."}),
+        "processes": fields.Integer(),
+    },
+    name="Process",
+)
 Figures = Schema.from_dict(
     {
-        "status": fields.String(required=True),
-        "activity": fields.String(allow_none=True),
-        "waiting_for": fields.String(allow_none=True),
-        "process": fields.Dict(allow_none=True),
-        "session": fields.Dict(allow_none=True, metadata={"description": "Tokens; a lower bound."}),
+        "status": fields.String(required=True, validate=validate.OneOf(_STATUSES)),
+        "activity": fields.String(required=True, allow_none=True),
+        "waiting_for": fields.String(required=True, allow_none=True),
+        "process": fields.Nested(Process, required=True, allow_none=True),
+        "session": fields.Dict(
+            required=True, allow_none=True, metadata={"description": "The agent's tokens; a lower bound."}
+        ),
     },
     name="Figures",
+)
+HostProblem = Schema.from_dict(
+    {"what": fields.String(required=True), "hint": fields.String(required=True)}, name="HostProblem"
+)
+Doctor = Schema.from_dict(
+    {name: fields.List(fields.Nested(HostProblem), required=True) for name in BACKENDS}, name="Doctor"
 )
 
 
