@@ -247,10 +247,21 @@ def _is_mapped(uid: int) -> bool:
 
 
 def _everyone() -> Iterator[_Process]:
+    own, depth = os.stat("/proc/self/ns/pid").st_ino, procs.depth(os.getpid())
     for pid in procs.every_pid():
-        found = _process(pid)
+        found = _beside_us(pid, own, depth) or _process(pid)
         if found is not None:
             yield found
+
+
+def _beside_us(pid: int, own: int, depth: int) -> _Process | None:
+    """A process of our own pid namespace, if it lets us see that: much quicker than its status."""
+    try:
+        if os.stat(f"/proc/{pid}/ns/pid").st_ino == own:
+            return _Process(pid, depth, frozenset([os.stat(f"/proc/{pid}").st_uid]))
+    except OSError:
+        pass
+    return None
 
 
 def _process(pid: int) -> _Process | None:
