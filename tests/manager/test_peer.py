@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -362,6 +362,35 @@ def test_what_only_a_program_holds_that_takes_anything_is_doubted(monkeypatch: p
             assert peer.look(pair.accepted).kind is Kind.DOUBTFUL
         finally:
             holder.kill()
+
+
+@pytest.mark.skipif(shutil.which("Xvfb") is None, reason="Xvfb is not installed")
+def test_an_x_server_keeps_what_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sandboxes have theirs outside, so without more it would look as if it called."""
+    number, told = os.pipe()
+    argv = ["Xvfb", "-displayfd", str(told), "-nolisten", "tcp"]
+    with connected() as pair, subprocess.Popen(argv, pass_fds=[told], stderr=subprocess.DEVNULL) as server:
+        try:
+            with socket.socket(socket.AF_UNIX) as display:
+                display.connect(f"/tmp/.X11-unix/X{os.read(number, 10).decode().strip()}")
+                # The beginning of a greeting, which is never finished.
+                socket.send_fds(display, [b"l\0"], [pair.client.fileno()])
+                pair.client.close()
+                assert eventually(lambda: peer.look(pair.accepted).kind is Kind.DOUBTFUL)
+                monkeypatch.setattr(peer, "_RECEIVERS", frozenset())
+                assert eventually(lambda: peer.look(pair.accepted).kind is Kind.OUTSIDE)
+        finally:
+            server.terminate()
+            os.close(number)
+            os.close(told)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    for _ in range(100):
+        if holds():
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @needs_bwrap
