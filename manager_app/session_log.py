@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from typing import BinaryIO
 
 from claude_sandbox import files
@@ -28,6 +29,24 @@ class Part:
     next: str
 
 
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Bytes of the file with that inode number, and where in it they begin."""
+
+    number: int
+    start: int
+    content: bytes
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.content)
+
+    def without_begun_line(self) -> _Piece:
+        """From where a line begins; as it is where none does, and at the beginning of the file."""
+        skipped = self.content.find(b"\n") + 1 if self.start else 0
+        return _Piece(self.number, self.start + skipped, self.content[skipped:])
+
+
 def is_position(text: str) -> bool:
     """Whether a text can be the `next` of an answer before."""
     return _POSITION.match(text) is not None
@@ -40,64 +59,76 @@ def read(record: Record, tail: int, since: str | None) -> Part:
     """
     current = files.open_regular(record.log)
     if current is None:
-        return Part([], since or "0.0")
+        return Part([], since if since and is_position(since) else "0.0")
     with current:
-        found = _since(record, current, since) if since else None
-        if found is None:
-            found = _last(record, current)
-        content, number, end = found
-        text, rest = _finished(content)
-        lines = [line[:_LINE_LIMIT] for line in ansi.plain(text.decode("utf-8", "replace")).split("\n")[:-1]]
-        return Part(lines[-tail:] if tail else [], f"{number:x}.{end - rest}")
+        found = (_since(record, current, since) if since else None) or _last(record, current)
+    text, left = _finished(b"".join(piece.content for piece in found))
+    lines = [line[:_LINE_LIMIT] for line in ansi.plain(text.decode("utf-8", "replace")).split("\n")[:-1]]
+    return Part(lines[-tail:] if tail else [], _position(found, left))
 
 
-def _since(record: Record, current: BinaryIO, since: str) -> tuple[bytes, int, int] | None:
-    """What came after that position, the number of the file in which it ends, and where."""
+def _position(pieces: Sequence[_Piece], left: int) -> str:
+    """Where the last `left` bytes of some pieces begin. A line may begin in the one file and end in the other."""
+    for piece in reversed(pieces[1:]):
+        if left <= len(piece.content):
+            return f"{piece.number:x}.{piece.end - left}"
+        left -= len(piece.content)
+    return f"{pieces[0].number:x}.{pieces[0].end - left}"
+
+
+def _since(record: Record, current: BinaryIO, since: str) -> list[_Piece] | None:
+    """What came after that position, in the file that it is in and the one after that; None where it is in neither."""
     match = _POSITION.match(since)
     if match is None:
         return None
     number, offset = int(match[1], 16), int(match[2])
-    status = os.fstat(current.fileno())
-    if status.st_ino == number:
-        if offset > status.st_size:
-            return None
-        return _piece(current, offset), number, min(status.st_size, offset + PIECE)
+    found = _piece(current, number, offset)
+    if found is not None:
+        return [found]
     before = files.open_regular(f"{record.log}.1")
     if before is None:
         return None
     with before:
-        old = os.fstat(before.fileno())
-        if old.st_ino != number or offset > old.st_size:
+        found = _piece(before, number, offset)
+        if found is None:
             return None
-        rest = _piece(before, offset)
-        if offset + len(rest) < old.st_size:
-            return rest, number, offset + len(rest)
-        # A line may begin in the one file and end in the other.
-        more = _piece(current, 0)[: max(0, PIECE - len(rest))]
-        return rest + more, status.st_ino, len(more)
+        if found.end < os.fstat(before.fileno()).st_size:
+            return [found]
+    return [found, _from(current, 0, PIECE - len(found.content))]
 
 
-def _last(record: Record, current: BinaryIO) -> tuple[bytes, int, int]:
-    status = os.fstat(current.fileno())
-    start = max(0, status.st_size - PIECE)
-    content = _piece(current, start)
-    if start:
-        content = content.partition(b"\n")[2]
-    before = files.open_regular(f"{record.log}.1") if not start else None
-    if before is not None:
-        with before:
-            size = os.fstat(before.fileno()).st_size
-            content = _piece(before, max(0, size - (PIECE - len(content)))).partition(b"\n")[2] + content
-    return content, status.st_ino, status.st_size
+def _last(record: Record, current: BinaryIO) -> list[_Piece]:
+    size = os.fstat(current.fileno()).st_size
+    latest = _from(current, max(0, size - PIECE), PIECE).without_begun_line()
+    before = files.open_regular(f"{record.log}.1") if not latest.start else None
+    if before is None:
+        return [latest]
+    with before:
+        room = max(0, PIECE - len(latest.content))
+        older = os.fstat(before.fileno())
+        if older.st_ino == latest.number:
+            # It was renamed since we opened it.
+            return [latest]
+        return [_from(before, max(0, older.st_size - room), room).without_begun_line(), latest]
 
 
-def _piece(file: BinaryIO, offset: int) -> bytes:
-    file.seek(offset)
-    return file.read(PIECE)
+def _piece(file: BinaryIO, number: int, offset: int) -> _Piece | None:
+    """What is at that position, where it is one of this file."""
+    status = os.fstat(file.fileno())
+    return _from(file, offset, PIECE) if status.st_ino == number and offset <= status.st_size else None
+
+
+def _from(file: BinaryIO, start: int, limit: int) -> _Piece:
+    """Up to so many bytes; more may be there than the file's size said before."""
+    file.seek(start)
+    return _Piece(os.fstat(file.fileno()).st_ino, start, file.read(limit))
 
 
 def _finished(content: bytes) -> tuple[bytes, int]:
-    """The content up to the end of its last line, and how many bytes are left; one without an end is cut at some point."""
+    """The content up to the end of its last line, and how many bytes are left.
+
+    What is as long as a piece and has no end is cut off there.
+    """
     end = content.rfind(b"\n") + 1
     if not end and len(content) >= PIECE:
         return content + b"\n", 0
