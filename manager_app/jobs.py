@@ -61,8 +61,11 @@ class Jobs:
                 raise ProblemError(503, f"{_AT_ONCE} sandboxes are being changed just now.", "Try again in a moment.")
             for identity in [each.id for each in self._all.values() if each.done][: -_KEPT or None]:
                 del self._all[identity]
+            try:
+                threading.Thread(target=_carry_out, args=(job, work), name=f"job {job.id}", daemon=True).start()
+            except RuntimeError:
+                raise ProblemError(503, "This host has no room for another thread.", "Try again in a moment.") from None
             self._all[job.id] = job
-        threading.Thread(target=_carry_out, args=(job, work), name=f"job {job.id}", daemon=True).start()
         return job
 
     def get(self, identity: str) -> Job:
