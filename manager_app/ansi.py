@@ -27,12 +27,14 @@ _SEQUENCE = re.compile(
 # What is left then of control characters, what turns the direction of text, and halves of characters, which no answer
 # in UTF-8 can hold.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_REMEMBERED = 40  # characters of a sequence; those in use have fewer
 _SGR = re.compile(r"[0-9;:]*\Z")
 
 _BASE = (
     *("282c34", "e06c75", "98c379", "e5c07b", "61afef", "c678dd", "56b6c2", "c8ccd4"),
     *("7f8694", "ff7b86", "b5e08f", "ffd98f", "82c4ff", "dd94f2", "77d5e0", "ffffff"),
 )
+_GREYISH = 24  # how far the parts of a colour may differ that may be taken for a grey
 _CUBE = (0, 95, 135, 175, 215, 255)
 _STYLES = {1: "bold", 2: "dim", 3: "italic", 4: "underline", 9: "strike"}
 _RESETS = {22: ("bold", "dim"), 23: ("italic",), 24: ("underline",), 29: ("strike",)}
@@ -79,6 +81,7 @@ class _Style:
     inverse: bool = False
     words: frozenset[str] = frozenset()
 
+    @functools.cached_property
     def classes(self) -> str:
         """The classes of an element with such text."""
         fore = f"fg-{self.foreground}" if self.foreground is not None else ""
@@ -108,13 +111,15 @@ def _pieces(line: str, style: _Style) -> Iterator[tuple[str, _Style]]:
     for match in _SEQUENCE.finditer(line):
         text, at = line[at : match.start()], match.end()
         if match["final"] == "m" and _SGR.match(match["parameters"]):
-            style = _restyled(style, match["parameters"])
+            parameters = match["parameters"]
+            # What is remembered has a bounded length.
+            style = (_remembered if len(parameters) <= _REMEMBERED else _restyled)(style, parameters)
         yield text, style
     yield line[at:], style
 
 
 def _run(text: str, style: _Style) -> str:
-    classes = style.classes()
+    classes = style.classes
     return f'<span class="{classes}">{escape(text)}</span>' if classes else str(escape(text))
 
 
@@ -134,6 +139,9 @@ def _restyled(style: _Style, parameters: str) -> _Style:
         else:
             style = _simple(style, group)
     return style
+
+
+_remembered = functools.lru_cache(4096)(_restyled)
 
 
 def _numbers(group: str) -> list[int]:
@@ -190,8 +198,11 @@ def _nearest(red: int, green: int, blue: int) -> int:
     wanted = (red, green, blue)
     steps = [min(range(6), key=lambda step: abs(_CUBE[step] - part)) for part in wanted]
     grey = min(max((sum(wanted) // 3 - 8 + 5) // 10, 0), 23)
-    candidates = (16 + 36 * steps[0] + 6 * steps[1] + steps[2], 232 + grey)
-    return min(candidates, key=lambda number: _distance(_parts(number), wanted))
+    coloured = 16 + 36 * steps[0] + 6 * steps[1] + steps[2]
+    if max(wanted) - min(wanted) > _GREYISH:
+        # A dark green is nearer to a grey than to any green, but green is what it means.
+        return coloured
+    return min((coloured, 232 + grey), key=lambda number: _distance(_parts(number), wanted))
 
 
 def _distance(one: tuple[int, int, int], other: tuple[int, int, int]) -> int:

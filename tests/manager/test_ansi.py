@@ -57,6 +57,8 @@ def test_plain(text: str, expected: str) -> None:
         ("38:2::255:0:0", "fg-196"),
         ("38:2:255:0:0", "fg-196"),
         ("48;2;128;128;128", "bg-244"),
+        ("48;2;22;68;38", "bg-22"),
+        ("48;2;30;30;36", "bg-234"),
         ("1", "bold"),
         ("1;2;3;4;9", "bold dim italic strike underline"),
         ("4:3", "underline"),
