@@ -63,7 +63,12 @@ function tick() {
 
 function answered(event) {
   const { elt, xhr, successful } = event.detail;
-  if (elt.id === "filter" && successful) remember(elt);
+  if (elt.id === "filter" && successful) {
+    remember(elt);
+    // A poll that is under way asked for what was shown before.
+    htmx.trigger(byId("poll"), "htmx:abort");
+  }
+  if (elt.id === "problems" && !successful) elt.textContent = "What this host offers could not be found out.";
   if (elt.id !== "poll") return;
   // Whoever is not let in any more has to log in, and what is gone is told of by its page.
   if (xhr.status === 401 || xhr.status === 403) location.reload();
