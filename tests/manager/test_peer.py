@@ -358,6 +358,9 @@ def test_what_only_a_program_holds_that_takes_anything_is_doubted(monkeypatch: p
             pair.client.close()
             assert peer.look(pair.accepted).kind is Kind.OUTSIDE
             program = os.path.basename(os.path.realpath(f"/proc/{holder.pid}/exe"))
+            # Also when its sandbox has ended since.
+            outside = [each for each in peer._everyone() if each.depth == 1]
+            monkeypatch.setattr(peer, "_everyone", lambda: outside)
             monkeypatch.setattr(peer, "_RECEIVERS", frozenset([program]))
             assert peer.look(pair.accepted).kind is Kind.DOUBTFUL
         finally:
