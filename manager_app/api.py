@@ -13,6 +13,7 @@ from typing import Any
 from apispec import BasePlugin
 from flask import Flask, Response, request, url_for
 from flask_smorest import Api, Blueprint
+from webargs.flaskparser import FlaskParser
 
 from claude_sandbox.sandboxes import Request
 
@@ -27,7 +28,23 @@ _WAIT_SECONDS = 20.0  # for what usually takes a part of one
 _LONGEST_WAIT = 120.0
 _JSON = "application/json"
 
-blueprint = Blueprint("api", __name__, url_prefix="/api", description="The sandboxes of this host")
+
+class _Parser(FlaskParser):
+    """Also takes what Python refuses to read for no JSON: too deep in itself, or a number of thousands of digits."""
+
+    def load_json(self, req: Any, schema: Any) -> Any:
+        """What a body holds."""
+        try:
+            return super().load_json(req, schema)
+        except (RecursionError, ValueError):
+            raise ProblemError(400, "The body is no JSON that can be read.") from None
+
+
+class _Blueprint(Blueprint):
+    ARGUMENTS_PARSER = _Parser()
+
+
+blueprint = _Blueprint("api", __name__, url_prefix="/api", description="The sandboxes of this host")
 _REF: dict[str, Any] = {
     "in": "path",
     "name": "ref",
@@ -134,7 +151,7 @@ def register(app: Flask, version: str) -> None:
 @blueprint.alt_response(**_problem(422))
 def all_sandboxes() -> Response:
     """All sandboxes, by name"""
-    return Response(b"[" + b",".join(entry.text for entry in current().roster.all()) + b"]\n", content_type=_JSON)
+    return Response(current().roster.text(), content_type=_JSON)
 
 
 @blueprint.post("/sandboxes")

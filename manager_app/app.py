@@ -22,7 +22,7 @@ _HINTS = {404: "GET /api/openapi.json lists what there is.", 415: "Send JSON, as
 
 
 def create_app(configuration: Config | None = None) -> Flask:
-    """The manager as a WSGI app; by default as the variables MANAGER_* say. Raises SandboxError where they are wrong."""
+    """The manager as a WSGI app, by default as the variables MANAGER_* say. SandboxError where that cannot be."""
     configuration = configuration or config.from_environ(os.environ)
     app = Flask("manager_app")
     security.protect(app, configuration)
@@ -94,4 +94,5 @@ def _told(messages: Any) -> str:
         name, messages = next(iter(messages.items()))
         path.append(str(name))
     text = messages[0] if isinstance(messages, list) and messages else messages
-    return f"{'.'.join(path[1:])[:100]}: {str(text)[:300]}"
+    where = ".".join(path[1:])[:100]
+    return f"{where}: {str(text)[:300]}" if where else str(text)[:300]
