@@ -16,10 +16,10 @@ from types import FrameType
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 
-from . import container, create, frames, memory, modules, place, usage, vm
+from . import container, create, frames, idle, manager, memory, modules, place, usage, vm
 from .figure import Figure
 
-_SECONDS = 400
+_SECONDS = 520  # beside those in which nothing happens but that a manager is looked at
 # Those that make many files come before the one that makes and deletes them again and again.
 _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "converged": lambda where: [modules.one(where)],
@@ -27,6 +27,9 @@ _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "idle-memory": lambda where: [memory.measure(where)],
     "usage-refresh": lambda where: [usage.measure(where)],
     "frames": frames.measure,
+    "manager-list": lambda where: [manager.listing(where)],
+    "manager-idle": idle.measure,
+    "manager-create": lambda where: [manager.creation(where)],
     "create": create.measure,
     "container": container.measure,
     "vm": vm.measure,
@@ -36,7 +39,7 @@ _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
 def _main() -> int:
     for number in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(number, _give_up)
-    signal.alarm(_SECONDS)
+    signal.alarm(_SECONDS + idle.seconds())
     with place.made() as where:
         measured = [_printed(name, work, where) for name, work in _WORK.items()]
     return 0 if all(measured) else 1

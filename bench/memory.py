@@ -26,7 +26,7 @@ def measure(where: place.Place) -> Figure:
         record = sandboxes.registry.get("idle")
         if record is None or record.instance is None:
             raise RuntimeError("the sandbox is gone")
-        sizes = [(name, *_megabytes(pid)) for name, pid in _processes(record.instance)]
+        sizes = [(name, *megabytes(pid)) for name, pid in _processes(record.instance)]
     total = sum(pss for _, pss, _ in sizes)
     shares = ", ".join(f"{name} {pss:.1f} ({private:.1f})" for name, pss, private in sizes)
     notes = (f"{total:.1f} MB of {LIMIT_MB} MB; PSS (private) in MB: {shares}",)
@@ -45,7 +45,7 @@ def _processes(instance: Instance) -> Iterator[tuple[str, int]]:
             waiting += [child.pid for child in procs.children(pid)]
 
 
-def _megabytes(pid: int) -> tuple[float, float]:
+def megabytes(pid: int) -> tuple[float, float]:
     """PSS and private memory. What is shared counts less the more processes of the machine share it."""
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         fields = {line.split()[0]: line.split()[1] for line in file if line.endswith(" kB\n")}
