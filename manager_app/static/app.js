@@ -286,6 +286,7 @@ if (window.htmx && window.Idiomorph) {
   document.addEventListener("htmx:oobAfterSwap", refresh);
   document.addEventListener("htmx:afterSwap", refresh);
   document.addEventListener("visibilitychange", () => (document.hidden ? schedule() : tick()));
+  window.addEventListener("online", tick);
   schedule();
 } else {
   byId("unbuilt").hidden = false;
