@@ -208,5 +208,5 @@ test-deps: ## Install by apt what the tests need and this machine lacks
 
 .PHONY: clean
 clean: ## Remove what can be made again
-	rm -rf .venv .cache .ansible build dist plugins/module_utils/*.egg-info claude_code-nix_sandbox-*.tar.gz
+	rm -rf .venv .cache .ansible build dist $(STATIC) plugins/module_utils/*.egg-info claude_code-nix_sandbox-*.tar.gz
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
