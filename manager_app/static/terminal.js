@@ -7,7 +7,7 @@
   const panel = byId("terminal");
   if (!panel || !window.Terminal) return;
 
-  const FONT = 'ui-monospace, "Cascadia Mono", "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", "Liberation Mono", monospace';
+  const FONT = getComputedStyle(document.documentElement).getPropertyValue("--mono").trim();
   const LARGEST = 15; // pixels, of text that is watched
   const SMALLEST = 6;
   const TYPING = 14;
