@@ -22,6 +22,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _READY_SECONDS = 30.0
 _END_SECONDS = 20.0
 _ANSWER_SECONDS = 60.0
+_WORDS = 3000  # of a log
 # The manager's own settings, so that what differs is the app alone. It runs by itself, as the manager does: there the
 # engine has another name than here.
 _PLAIN = """\
@@ -126,6 +127,11 @@ def _running(arguments: Sequence[str], log: str, state_dir: str) -> Iterator[Ser
         server = Server(process.pid, port)
         _wait(process, server, log)
         yield server
+        _check(process, log)
+    except OSError:
+        # What broke may have been the server's end, and that is what is to be told of.
+        _check(process, log)
+        raise
     finally:
         _end(process)
 
@@ -138,7 +144,18 @@ def _wait(process: subprocess.Popen[bytes], server: Server, log: str) -> None:
             client.get("/healthz")
             return
         time.sleep(0.05)
-    raise RuntimeError(f"The server did not come up:\n{pathlib.Path(log).read_text(errors='replace')[-2000:]}")
+    _check(process, log)
+    raise RuntimeError(f"The server does not answer:\n{_last_words(log)}")
+
+
+def _check(process: subprocess.Popen[bytes], log: str) -> None:
+    code = process.poll()
+    if code is not None:
+        raise RuntimeError(f"The server ended by itself, with {code}:\n{_last_words(log)}")
+
+
+def _last_words(log: str) -> str:
+    return pathlib.Path(log).read_text(errors="replace")[-_WORDS:]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
