@@ -28,6 +28,8 @@ _SEQUENCE = re.compile(
 # in UTF-8 can hold.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _REMEMBERED = 40  # characters of a sequence; those in use have fewer
+_STEPS = re.compile(r"[0-9]{1,4}\Z")
+_WIDEST = 80  # columns that a step leaves at most: a few bytes ask for them
 _SGR = re.compile(r"[0-9;:]*\Z")
 
 _BASE = (
@@ -42,8 +44,16 @@ _RESETS = {22: ("bold", "dim"), 23: ("italic",), 24: ("underline",), 29: ("strik
 
 def plain(text: str) -> str:
     """The text as it would be read: without any sequence or control character, and without what was overwritten."""
-    clean = _UNPRINTABLE.sub("", _SEQUENCE.sub("", text))
+    clean = _UNPRINTABLE.sub("", _SEQUENCE.sub(_room, text))
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in clean.split("\n"))
+
+
+def _room(sequence: re.Match[str]) -> str:
+    """What a sequence leaves in plain text: spaces for a step to the right, which Claude Code takes between words."""
+    digits = sequence["parameters"]
+    if sequence["final"] != "C" or not (digits == "" or _STEPS.match(digits)):
+        return ""
+    return " " * min(int(digits or 1) or 1, _WIDEST)
 
 
 def html(text: str, columns: int) -> Markup:

@@ -35,6 +35,8 @@ ESC = "\x1b"
         ("10 %\r20 %\r100 %", "100 %"),
         ("10 %\r", "10 %"),
         (f"a\r{ESC}[0m\nb", "a\nb"),
+        (f"Claude{ESC}[CCode{ESC}[3Cv2{ESC}[0C.", "Claude Code   v2 ."),
+        (f"a{ESC}[9999Cb{ESC}[99999Cc{ESC}[1;2Cd{ESC}[?1Ce", f"a{' ' * 80}bcde"),
         ("half \udcff of a character", "half  of a character"),
         ("", ""),
     ],
