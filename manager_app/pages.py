@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import re
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -21,7 +19,7 @@ from claude_sandbox import grants, spec
 from claude_sandbox.errors import SandboxError
 from claude_sandbox.sandboxes import Request
 
-from . import ansi, cards
+from . import ansi, cards, form
 from .cards import Board, Card, Choice, Shown
 from .jobs import Job
 from .manager import current
@@ -94,44 +92,6 @@ def _system() -> dict[str, Any]:
 # A new sandbox
 
 
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """One field of the form. name: as the form sends it. options: what a fixed set of keys has, for a mapping."""
-
-    name: str
-    kind: str
-    value: Any
-    label: str = ""
-    hint: str = ""
-    choices: tuple[str, ...] = ()
-    limits: tuple[int, int] = (0, 0)
-    backend: str = ""
-
-
-# What people ask for mostly, in that order; all other fields are under "More".
-_FIRST = ("project_dir", "backend", "user", "agent_args", "network")
-_WORDS: Mapping[str, tuple[str, str]] = {
-    "project_dir": ("Project directory", "The directory of this host that it may change, as /srv/webshop."),
-    "backend": ("Backend", "What keeps it in: namespaces, a container, or a machine of its own."),
-    "user": ("Account", "Whose sandbox it is. Empty: the account that owns the project."),
-    "agent_args": ("Arguments for the agent", "One a line, as --model, or a first prompt."),
-    "network": ("Network", "Off, it has only a loopback of its own."),
-    "toolchain": ("Programs", "Where its programs come from."),
-    "rootfs": ("Tree of programs", "For programs from a tree made for sandboxes."),
-    "agent": ("Agent", "claude, shell, or a program and its arguments; one word a line."),
-    "resume": ("Resume", "Goes on with the project's last conversation at each start."),
-    "env": ("Variables", "NAME=VALUE, one a line. They are no place for secrets."),
-    "geometry": ("Screen", "WIDTHxHEIGHT in pixels."),
-    "glx": ("OpenGL", "Drawn by the processor."),
-    "container.user_namespace": ("Ids of its own", "Its root is nobody on this host."),
-    "vm.accel": ("Acceleration", "auto uses KVM where it is there."),
-    "vm.memory": ("Memory, MiB", ""),
-    "vm.cpus": ("Processors", ""),
-    "vm.guest": ("Kernel and initial file system", "The folder that `make guest` filled."),
-}
-_SPECIAL = ("grants", "mounts")  # have parts of the form of their own
-
-
 @blueprint.get("/new")
 def new() -> str:
     """The form for a new sandbox."""
@@ -142,7 +102,7 @@ def new() -> str:
 def create() -> AnyResponse | tuple[str, int]:
     """Make a sandbox as the form says, or show the form again with what is wrong."""
     try:
-        asked = _asked(request.form)
+        asked = form.asked(request.form)
     except SandboxError as error:
         return _form(request.form, error.what, error.hint), 422
     job = current().submit(asked)
@@ -159,126 +119,18 @@ def host_problems() -> str:
 
 
 def _form(typed: MultiDict[str, str], what: str = "", hint: str = "") -> str:
-    inputs = _inputs(typed)
-    names = ("name", *(each.name for each in inputs), *_SPECIAL)
+    inputs = form.inputs(typed)
+    names = ("name", *(each.name for each in inputs), *form.SPECIAL)
     return render_template(
         "new.html",
-        first=[each for each in inputs if each.name in _FIRST],
-        more=[each for each in inputs if each.name not in _FIRST],
+        first=[each for each in inputs if each.name in form.FIRST],
+        more=[each for each in inputs if each.name not in form.FIRST],
         typed=typed,
-        mounts=[*_typed_mounts(typed), ("", "", "ro")],
-        grants=[(name, grants.TABLE[name].words, _is_on(typed, name)) for name in spec.GRANT_DEFAULTS],
+        mounts=[*form.mounts(typed), ("", "", "ro")],
+        grants=[(name, grants.TABLE[name].words, form.is_on(typed, name)) for name in spec.GRANT_DEFAULTS],
         withheld=spec.ROOT_WITHHELD,
-        error={"field": _field_of(what, names), "what": what, "hint": hint} if what else None,
+        error={"field": form.field_of(what, names), "what": what, "hint": hint} if what else None,
     )
-
-
-def _inputs(typed: Mapping[str, str]) -> list[Input]:
-    """The form's fields, those first that are asked for mostly."""
-    found = []
-    for field in dataclasses.fields(spec.Spec):
-        kind, options = field.metadata["kind"], field.metadata.get("options")
-        if field.name in _SPECIAL:
-            continue
-        if isinstance(options, Mapping):
-            found += [_option(f"{field.name}.{name}", option, typed) for name, option in options.items()]
-        else:
-            value = _value(field.name, kind, _default(field), typed)
-            words = _WORDS.get(field.name, (field.name, ""))
-            found.append(Input(field.name, kind, value, *words, field.metadata.get("choices", ())))
-    return sorted(found, key=lambda each: _FIRST.index(each.name) if each.name in _FIRST else len(_FIRST))
-
-
-def _option(name: str, option: spec.Option, typed: Mapping[str, str]) -> Input:
-    value = _value(name, option.kind, option.default, typed)
-    words = _WORDS.get(name, (name, ""))
-    return Input(name, option.kind, value, *words, option.choices, option.limits, name.partition(".")[0])
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default if field.default is not dataclasses.MISSING else ""
-
-
-def _value(name: str, kind: str, default: Any, typed: Mapping[str, str]) -> Any:
-    """What the form shows in a field: what was typed, else the default."""
-    if kind == "bool":
-        return name in typed if typed else default
-    if name in typed:
-        return typed[name]
-    if kind == "list":
-        return "\n".join(default)
-    return default or ""
-
-
-def _is_on(typed: Mapping[str, str], grant: str) -> bool:
-    return f"grants.{grant}" in typed if typed else spec.GRANT_DEFAULTS[grant]
-
-
-def _field_of(what: str, names: tuple[str, ...]) -> str:
-    """The field that an error of the engine is about: it begins with its name, or it is not about one."""
-    if "is no name for a sandbox" in what:
-        return "name"
-    word = re.match(r"[a-z_.]+", what)
-    found = word[0].rstrip(".") if word else ""
-    return found if found in names else found.partition(".")[0] if found.partition(".")[0] in names else ""
-
-
-def _asked(form: MultiDict[str, str]) -> Request:
-    """What the form asks for. Raises SandboxError where it cannot be."""
-    params: dict[str, Any] = {}
-    for field in dataclasses.fields(spec.Spec):
-        options = field.metadata.get("options")
-        if field.name in _SPECIAL:
-            continue
-        if isinstance(options, Mapping):
-            # What is for another backend is not shown, and not meant.
-            if field.name == form.get("backend"):
-                params[field.name] = {
-                    name: _parsed(f"{field.name}.{name}", option.kind, form) for name, option in options.items()
-                }
-        else:
-            params[field.name] = _parsed(field.name, field.metadata["kind"], form)
-    # As by default is as if it were not said: the defaults of root's sandboxes are others.
-    params["grants"] = {
-        name: f"grants.{name}" in form
-        for name, default in spec.GRANT_DEFAULTS.items()
-        if (f"grants.{name}" in form) != default
-    }
-    params["mounts"] = [
-        {"source": source, "target": target or None, "mode": mode} for source, target, mode in _typed_mounts(form)
-    ]
-    spec.parse(params)
-    return Request(spec.check_name(form.get("name", "").strip()), params=params, api_key=form.get("api_key") or None)
-
-
-def _parsed(name: str, kind: str, form: Mapping[str, str]) -> Any:
-    """A field as the engine takes it; None where nothing was typed."""
-    if kind == "bool":
-        return name in form
-    text = form.get(name, "").replace("\r\n", "\n").strip()
-    if not text:
-        return None
-    if kind == "list":
-        return [line for line in text.split("\n") if line]
-    if kind == "dict":
-        return dict(_variable(line) for line in text.split("\n") if line.strip())
-    if kind == "int":
-        return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else text
-    return text
-
-
-def _variable(line: str) -> tuple[str, str]:
-    name, equals, value = line.partition("=")
-    if not equals:
-        raise SandboxError("env has a line without =.", "Give NAME=VALUE, one a line.")
-    return name.strip(), value
-
-
-def _typed_mounts(form: MultiDict[str, str]) -> list[tuple[str, str, str]]:
-    rows = zip(form.getlist("mount_source"), form.getlist("mount_target"), form.getlist("mount_mode"), strict=False)
-    return [(source.strip(), target.strip(), mode) for source, target, mode in rows if source.strip() or target.strip()]
 
 
 # One sandbox
