@@ -20,7 +20,7 @@ from claude_sandbox.host import Account, Host, account
 from claude_sandbox.instance import Instance
 from claude_sandbox.registry import Record
 
-from . import acts, frames, session_log, wire
+from . import acts, ansi, frames, session_log, wire
 
 _TRANSCRIPT_BYTES = 4 << 20  # read at one look: the rest comes at the next ones
 _Source = frames.Framebuffer | frames.Shot
@@ -128,6 +128,8 @@ class _Observer:
                 found[record.id] = self._eye(record).look(record, each["store"], each["known"], self._table)
             except SandboxError as error:
                 found[record.id] = {"problem": str(error)}
+            except Exception:  # noqa: BLE001 - what one sandbox has prepared must not blind us for the others
+                found[record.id] = {"crash": traceback.format_exc()}
         self._eyes = {identity: eye for identity, eye in self._eyes.items() if identity in found}
         return found, b""
 
@@ -145,7 +147,7 @@ class _Observer:
         asked = wire.record_of(record)
         if asked.instance is None or asked.instance.stopped_at is not None:
             raise ConflictError(f"Sandbox {asked.name} has no terminal now.", "Start it first.")
-        return session.capture(self._host, asked.instance.folder, history), b""
+        return ansi.plain(session.capture(self._host, asked.instance.folder, history)), b""
 
     def log(self, record: dict[str, Any], store: str, tail: int, since: str | None) -> tuple[Any, bytes]:
         """Lines of the log."""
@@ -183,5 +185,5 @@ def serve(stream: socket.socket) -> None:
             wire.send(stream, {"value": value}, blob)
         except SandboxError as error:
             wire.send(stream, wire.failure(error))
-        except Exception:  # noqa: BLE001 - what one sandbox has prepared must not blind us for the others
+        except Exception:  # noqa: BLE001 - whatever it was, the next question can be answered
             wire.send(stream, {"crash": traceback.format_exc()})

@@ -85,6 +85,7 @@ class Watch:
         self._terminals: dict[str, Terminal] = {}
         self._usages: dict[str, tuple[int, Mapping[str, Any]]] = {}
         self._settled: dict[str, tuple[Entry, dict[str, Any]]] = {}
+        self._crashes: dict[str, str] = {}
 
     def all(self, max_age: float = 1.5) -> list[Seen]:
         """All sandboxes by name, as they were at most `max_age` seconds ago. Raises SandboxError."""
@@ -155,7 +156,8 @@ class Watch:
             mine = found.get(entry.record.id)
             # What has not changed since the look before has no bytes that wait to be read.
             usage = mine.get("usage", {}) if mine is not None else {}
-            if mine is not None and entry.status != plan.RUNNING and not usage.get("shown", {}).get("pending"):
+            known = mine is not None and "crash" not in mine and not usage.get("shown", {}).get("pending")
+            if mine is not None and known and entry.status != plan.RUNNING:
                 settled[entry.record.id] = (entry, mine)
         self._settled = settled
         return found | {identity: found for identity, (_entry, found) in settled.items()}
@@ -172,7 +174,15 @@ class Watch:
                 found |= self._eyes.ask(uid, "look", sandboxes=questions)[0]
             except SandboxError as error:
                 _log.warning("%s", error.what)
+        self._log_crashes({identity: str(each["crash"]) for identity, each in found.items() if "crash" in each})
         return found
+
+    def _log_crashes(self, crashes: dict[str, str]) -> None:
+        """Mistakes of ours in looking at one sandbox: each once, for the looks go on."""
+        for identity, crash in crashes.items():
+            if self._crashes.get(identity) != crash:
+                _log.error("a look at sandbox %s failed: %s", identity, crash)
+        self._crashes = crashes
 
     def _known(self, entry: Entry) -> dict[str, Any]:
         """The marks of what we know of it, so that it need not be told again."""

@@ -28,12 +28,14 @@ _NAME_LIMIT = 64
 Work = Callable[[socket.socket], None]
 WORK: dict[str, Work] = {**acts.WORK, "observe": observer.serve, "attach": acts.attach}
 # What Python loads at its first use, as Pillow does its formats: the account that a child becomes may not be able to.
-_CODECS = ("ascii", "latin-1", "utf-16-le", "idna")
+_CODECS = ("ascii", "latin-1", "utf-8-sig", "idna")
+# JSON may be in any of these, so what a sandbox writes may name them.
+_CODECS_OF_JSON = ("utf-16", "utf-16-be", "utf-16-le", "utf-32", "utf-32-be", "utf-32-le")
 
 
 def main(control: socket.socket) -> None:
     """Fork for whoever holds the other end, until that is closed."""
-    for codec in _CODECS:
+    for codec in _CODECS + _CODECS_OF_JSON:
         codecs.lookup(codec)
     Image.init()
     signal.signal(signal.SIGCHLD, _reap)
