@@ -65,6 +65,9 @@ def _failed(error: Exception) -> Response:
         content = problems.content(problems.status_of(error), error.what, error.hint)
     elif isinstance(error, HTTPException):
         content = _of_http(error)
+    elif isinstance(error, ConnectionError):
+        # Whoever called is gone before the request was through: nobody's mistake, and nobody reads this.
+        content = problems.content(400, "The connection was closed before the request was through.")
     else:
         content = problems.crash(error)
     headers = error.get_headers() if isinstance(error, HTTPException) else []

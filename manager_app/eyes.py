@@ -9,12 +9,12 @@ import socket
 import threading
 from typing import Any
 
-from claude_sandbox.errors import SandboxError
 from claude_sandbox.host import account
 from claude_sandbox.registry import Record, Registry
 
 from . import wire
 from .forks import Forks
+from .problems import UnavailableError
 
 _SECONDS = 20.0  # for an answer; a virtual machine's screen takes longest
 
@@ -56,7 +56,7 @@ class Eyes:
                 if eyes.stream is not None:
                     eyes.stream.close()
                     eyes.stream = None
-                raise SandboxError(
+                raise UnavailableError(
                     "Nothing can be seen of the sandboxes just now: the process that looks at them ended, or hangs.",
                     "Try again.",
                 ) from None

@@ -13,9 +13,8 @@ import sys
 import threading
 from typing import Any
 
-from claude_sandbox.errors import SandboxError
-
 from . import wire
+from .problems import UnavailableError
 
 
 class Forks:
@@ -38,7 +37,7 @@ class Forks:
             with stream.makefile("rb") as answer:
                 text = answer.read()
         if not text:
-            raise SandboxError(
+            raise UnavailableError(
                 "The process that worked on this ended before it was through.",
                 "Look in the manager's log and the kernel's, then try again.",
             )

@@ -33,6 +33,10 @@ class ProblemError(Exception):
         self.more = more
 
 
+class UnavailableError(SandboxError):
+    """What may be had by asking again: a process that works for the manager has ended, or hangs."""
+
+
 def response(status: int, what: str, hint: str = "", **more: Any) -> Response:
     """The answer for an error."""
     return answer(content(status, what, hint, **more))
@@ -56,5 +60,7 @@ def crash(error: BaseException) -> dict[str, Any]:
 
 
 def status_of(error: SandboxError) -> int:
-    """409 where the sandbox's state is in the way, 422 where what was asked for cannot be."""
+    """409 where the sandbox's state is in the way, 503 where a process of ours is, 422 where it can never be."""
+    if isinstance(error, UnavailableError):
+        return HTTPStatus.SERVICE_UNAVAILABLE
     return HTTPStatus.CONFLICT if isinstance(error, ConflictError) else HTTPStatus.UNPROCESSABLE_ENTITY
