@@ -38,7 +38,11 @@ def ends() -> Iterator[Ends]:
     ],
 )
 def test_what_is_sent_arrives(ends: Ends, content: dict[str, Any], blob: bytes) -> None:
-    sender = threading.Thread(target=lambda: [wire.send(ends[0], content, blob) for _time in range(3)])
+    def send() -> None:
+        for _time in range(3):
+            wire.send(ends[0], content, blob)
+
+    sender = threading.Thread(target=send)
     sender.start()
     for _time in range(3):
         assert wire.receive(ends[1]) == (content, blob)
@@ -48,7 +52,12 @@ def test_what_is_sent_arrives(ends: Ends, content: dict[str, Any], blob: bytes) 
 def test_a_message_that_comes_byte_by_byte(ends: Ends) -> None:
     text = json.dumps({"a": 1}).encode()
     content = len(text).to_bytes(4, "big") + (2).to_bytes(4, "big") + text + b"ok"
-    sender = threading.Thread(target=lambda: [ends[0].sendall(bytes([each])) for each in content])
+
+    def send() -> None:
+        for each in content:
+            ends[0].sendall(bytes([each]))
+
+    sender = threading.Thread(target=send)
     sender.start()
     assert wire.receive(ends[1]) == ({"a": 1}, b"ok")
     sender.join()
