@@ -169,14 +169,19 @@ integration: ## The modules through Ansible
 	$(begin)
 	pytest -n 2 tests/integration --junitxml=.cache/results/integration.xml
 
+# What a sandbox needs comes by the role that brings it to every host.
+define with_claude
+	command -v claude >/dev/null || ansible localhost -c local -m ansible.builtin.include_role -a name=claude_code.nix_sandbox.sandbox
+endef
+
 web: static ## The manager: its parts, its API, its pages in a browser
 	$(begin)
+	$(with_claude)
 	pytest tests/manager --junitxml=.cache/results/web.xml
 
 e2e: ## Claude Code and Chromium in a real sandbox
 	$(begin)
-	# What a sandbox needs comes by the role that brings it to every host.
-	command -v claude >/dev/null || ansible localhost -c local -m ansible.builtin.include_role -a name=claude_code.nix_sandbox.sandbox
+	$(with_claude)
 	pytest tests/e2e --junitxml=.cache/results/e2e.xml
 
 .PHONY: bench
