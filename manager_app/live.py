@@ -155,14 +155,17 @@ class _Terminal:
             self._ws.send(content)
 
     def _read_page(self) -> None:
-        with contextlib.suppress(ConnectionClosed):
+        try:
             while not self._over.is_set():
                 message = self._ws.receive(timeout=_EVERY)
                 if isinstance(message, bytes) and self._writes:
                     self._type(message)
                 elif isinstance(message, str) and self._writes:
                     self._obey(message)
-        self._over.set()
+        except ConnectionClosed:
+            pass
+        finally:
+            self._over.set()
 
     def _type(self, content: bytes) -> None:
         left = memoryview(content)
@@ -176,7 +179,8 @@ class _Terminal:
 
     def _obey(self, message: str) -> None:
         """The page's terminal has another size."""
-        with contextlib.suppress(ValueError, TypeError, KeyError):
+        # A page of ours says nothing else; others may say infinity, or lists of lists without end.
+        with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
             columns, rows = json.loads(message)["resize"]
             self._resize(_bounded(int(columns), int(rows)))
 
