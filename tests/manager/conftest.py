@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import pwd
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.manager.served import Served, serving
-from tests.support.account import Account, unprivileged_account
+from tests.support.account import Account, account_for_tests
 
 
 @pytest.fixture(scope="session")
 def account() -> Iterator[Account]:
-    """Whose sandboxes they are: an account made for the tests where root runs them, else the one that does."""
-    if os.geteuid() == 0:
-        with unprivileged_account() as made:
-            yield made
-            assert made.processes() == [], "the tests left processes behind"
-        return
-    with tempfile.TemporaryDirectory(prefix="cst-projects-") as root:
-        yield Account(pwd.getpwuid(os.geteuid()).pw_name, Path(root))
+    """Whose sandboxes they are."""
+    with account_for_tests() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -71,3 +71,15 @@ def unprivileged_account() -> Iterator[Account]:
                 os.kill(pid, signal.SIGKILL)
         subprocess.run(["userdel", "--remove", name], check=True, stderr=subprocess.DEVNULL)
         shutil.rmtree(root)
+
+
+@contextlib.contextmanager
+def account_for_tests() -> Iterator[Account]:
+    """Whose sandboxes they are: an account made for the tests where root runs them, else the one that does."""
+    if os.geteuid() == 0:
+        with unprivileged_account() as made:
+            yield made
+            assert made.processes() == [], "the tests left processes behind"
+        return
+    with tempfile.TemporaryDirectory(prefix="cst-projects-") as root:
+        yield Account(pwd.getpwuid(os.geteuid()).pw_name, Path(root))
