@@ -183,6 +183,7 @@ def test_without_its_action_plugin_nothing_is_fetched(arena: Arena, tmp_path: Pa
     module = playing.CLONE / "plugins/modules"
     task = {**taken(arena, tmp_path / "box.png", fetch=True)}
     task["claude_sandbox_screenshot"] = task.pop("claude_code.nix_sandbox.claude_sandbox_screenshot")
-    _, alone = arena.play(arena.started(**SHOWN), task, env={"ANSIBLE_LIBRARY": str(module), "ANSIBLE_ACTION_PLUGINS": "/nonexistent"})
+    env = {"ANSIBLE_LIBRARY": str(module), "ANSIBLE_ACTION_PLUGINS": "/nonexistent"}
+    _, alone = arena.play(arena.started(**SHOWN), task, env=env)
     assert alone.failed
     assert alone.message.startswith("fetch needs the module's full name")
