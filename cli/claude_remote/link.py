@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The connection to a server, as commands use it: a socket to the manager, and the words that run a program there.
 
-All commands to a server share one ssh (a ControlMaster), which stays for ten minutes after the last. It forwards a socket
-of ours to the manager's port, so that a command which finds it open starts no ssh at all. How it is made: see `ssh`.
+All commands to a server share one ssh (a ControlMaster), which stays for ten minutes after the last. It forwards a
+socket of ours to the manager's port, so that a command which finds it open starts no ssh at all; `ssh` makes it.
 """
 
 from __future__ import annotations

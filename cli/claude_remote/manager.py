@@ -94,9 +94,10 @@ class Manager:
     def _sent(
         self, method: str, path: str, content: bytes | None, seconds: float, headers: Mapping[str, str]
     ) -> Answer:
+        _ = self.link.facts
+        if self.link.is_new and not self._checked:
+            self.check()
         with self.link.connect(seconds) as end:
-            if self.link.is_new and not self._checked:
-                self.check()
             token = self.link.facts.token
             right = {"Authorization": f"Bearer {token}"} if token else {}
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -109,9 +110,9 @@ class Manager:
         what, hint = (inert(content.get(name) or "")[:1000] for name in ("detail", "hint"))
         if answer.status == 401:
             if self.link.facts.token:
-                return RemoteError(f"{self.target.host} does not take the token: {what}", _WITHOUT_TOKEN, TOKEN)
+                return RemoteError(f"{self.target.host} does not take the token: {what}", _HOW_TO_SHOW_IT, TOKEN)
             return RemoteError(
-                f"{self.target.host}'s manager wants a token, and none was found.", _WITHOUT_TOKEN, TOKEN
+                f"{self.target.host}'s manager wants a token, and none was found.", _HOW_TO_SHOW_IT, TOKEN
             )
         # A manager's own 404 is a problem about a sandbox or a job; another's is about the address.
         unknown = answer.status == 405 or (answer.status == 404 and (not content or "URL" in what))
@@ -126,7 +127,7 @@ class Manager:
         return RemoteError(what or f"The manager refuses ({answer.status}).", hint, code, answer.status)
 
 
-_WITHOUT_TOKEN = "Put it in ~/.config/claude-sandbox/token there (mode 600), or set token_file in the settings."
+_HOW_TO_SHOW_IT = "Put it in ~/.config/claude-sandbox/token there (mode 600), or set token_file in the settings."
 
 
 def matching(found: list[Sandbox], ref: str, host: str) -> Sandbox:

@@ -36,7 +36,7 @@ class Files:
 
 
 def _name(target: Target, limit: int) -> str:
-    plain = target.host if target.port == 3000 else f"{target.host}_{target.port}"
+    plain = target.host if target.port == 3000 else f"{target.host}+{target.port}"
     # Most names do, and hashlib takes some milliseconds.
     if not (target.ssh_opts or target.token_file) and len(plain) <= limit and all(each in _PLAIN for each in plain):
         return plain

@@ -83,7 +83,7 @@ class _RefusedError(RemoteError):
 
 
 def argv(target: Target, files: Files, *options: str, command: str | None = None) -> list[str]:
-    """The words that start ssh over the connection; no other is made where there is none."""
+    """The words that start ssh over the connection; where that is gone, or full (MaxSessions), ssh makes another."""
     fixed = ["-o", "ControlMaster=no", "-o", "RemoteCommand=none"]
     words = [_ssh(), "-S", files.control.replace("%", "%%"), *fixed, *options, *target.ssh_opts, *_DEFAULTS]
     return [*words, "--", target.host, *([] if command is None else [command])]
@@ -195,8 +195,9 @@ def may_pass(error: RemoteError) -> bool:
 
 def write_shell(target: Target, files: Files) -> str:
     """The path of a script that others start as ssh; whatever host they name, it leads to the server."""
-    words = shlex.join(argv(target, files, "-T"))
-    # unison adds -e none, for ssh's own escapes; without a terminal there are none.
+    # Nor a connection of its own: it could not ask for a password, and whoever waits for it knows how to go on.
+    words = shlex.join(argv(target, files, "-T", "-o", "ProxyCommand=false"))
+    # unison adds -e none, against ssh's own escapes; without a terminal there are none.
     script = f"""#!/bin/sh
 while [ "$#" != 0 ] && [ "$1" != {PLACE} ]; do shift; done
 shift
@@ -247,7 +248,8 @@ def _start(target: Target, files: Files) -> bool:
             words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
         )
         if done.returncode == 0:
-            return bool(forward_options)
+            # Settings may say ClearAllForwardings.
+            return bool(forward_options) and os.path.exists(files.http)
         stderr = done.stderr.decode("utf-8", "replace")
         if "forward" not in stderr and "unix_listener" not in stderr:
             raise _complaint(target, stderr)

@@ -33,7 +33,7 @@ _LONGEST_WAIT = 30.0
 _INSTALL = "apt-get install unison, or brew install unison"
 _SKIPPED_RULE = re.compile(r"  skipped: (.*) \((.*)\)")
 _FAILED_RULE = re.compile(r"  failed: (.*)")
-_ACT_RULE = re.compile(r"\[BGN\] (Copying|Updating file|Deleting) (.*?)(?: from (.*))?")
+_ACT_RULE = re.compile(r"\[BGN\] (Copying|Updating file|Deleting) (.*)")
 _ENDED = ("Synchronization complete", "Synchronization incomplete", "Nothing to do", "No updates to propagate")
 _LOST = ("Lost connection", "Connection closed", "Server unexpectedly closed", "Broken pipe")
 _SKIPPED_CODE, _FAILED_CODE = 1, 2
@@ -69,11 +69,11 @@ class Report:
 
     def _act(self, found: re.Match[str]) -> None:
         word = {"Copying": "new", "Updating file": "changed", "Deleting": "deleted"}[found[1]]
-        if found[3] is None:
-            return out(f"{word}: {inert(found[2])}")
-        source = found[3].partition(" to ")[0]
-        towards = f"→ {self._host}" if source == self._local else f"← {self._host}"
-        return out(f"{towards}  {word}: {inert(found[2] or '.')}")
+        rest = found[2]
+        # What is deleted here was deleted there.
+        comes = rest.endswith((f" to {self._local}", f" from {self._local}"))
+        path = rest.rpartition(" from ")[0]
+        out(f"{'←' if comes else '→'} {self._host}  {word}: {inert(path or '.')}")
 
     def end(self) -> None:
         """A round is over: tell what has become a conflict, and what is none any more."""
@@ -99,7 +99,7 @@ def watch(options: Any) -> int:
     manager = manager_of(options)
     place = found_place(manager, local, options.remote)
     monitored = _look_there(manager, place)
-    report = Report(manager.target.host, local)
+    report = Report(manager.target.host, os.path.realpath(local))
     once = options.once or options.settle is not None
     if not once:
         say(f"{inert(local)} and {inert(place.path)} on {manager.target.host} are kept the same until Ctrl-C.")
