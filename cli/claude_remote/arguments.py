@@ -85,7 +85,7 @@ def _add_create(commands: _Commands) -> None:
 create webshop bubblewrap /srv/webshop
 create webshop container ~/webshop --sync .               # bring this directory there first
 create lab vm /srv/lab --memory 4096 --no-network
-ANTHROPIC_API_KEY=… create webshop bubblewrap /srv/webshop --api-key-env ANTHROPIC_API_KEY
+create webshop bubblewrap /srv/webshop --api-key-env ANTHROPIC_API_KEY
 create webshop bubblewrap /srv/webshop --no-grant ssh --grant audio --agent-arg=--model --agent-arg=opus""",
         json=True,
     )

@@ -82,6 +82,8 @@ def _by_environ(host: str, environ: Mapping[str, str]) -> Target:
 
 
 def _split(options: str) -> list[str]:
+    if not any(each in options for each in "'\"\\"):
+        return options.split()
     import shlex
 
     try:

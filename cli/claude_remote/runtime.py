@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 # A UNIX socket's path: 104 bytes with the final NUL on macOS, 108 on Linux. ssh first binds a name that is 17 longer.
 _PATH_LIMIT = 103 - 17
 _ENDING = len(".http")
-_HASH = 16
+_HASH = 16  # digits
+_PRIME = (1 << 61) - 1
 _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@"
 
 
@@ -37,13 +38,11 @@ class Files:
 
 def _name(target: Target, limit: int) -> str:
     plain = target.host if target.port == 3000 else f"{target.host}+{target.port}"
-    # Most names do, and hashlib takes some milliseconds.
     if not (target.ssh_opts or target.token_file) and len(plain) <= limit and all(each in _PLAIN for each in plain):
         return plain
-    import hashlib
-
     identity = "\0".join((target.host, str(target.port), target.token_file or "", *target.ssh_opts))
-    return "+" + hashlib.sha256(os.fsencode(identity)).hexdigest()[:_HASH]
+    # Nobody but you chooses what goes in, so that it need not withstand an attack; hashlib takes some milliseconds.
+    return f"+{int.from_bytes(os.fsencode(identity), 'big') % _PRIME:0{_HASH}x}"
 
 
 def folder(environ: Mapping[str, str]) -> str:

@@ -128,9 +128,9 @@ def _one_line(word: str) -> str:
 
 def _once(manager: Manager, local: str, place: Place, flags: Sequence[str], report: Report) -> int:
     code = _run(manager, local, place, flags, report)
-    report.end()
     if code not in (OK, _SKIPPED_CODE, _FAILED_CODE):
         raise _failure(manager, report)
+    report.end()
     return FAILED if code == _FAILED_CODE or report.conflicts else OK
 
 

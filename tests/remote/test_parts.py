@@ -288,8 +288,6 @@ def test_every_command_teaches_by_examples_that_are_right() -> None:
             words = words[words.index("claude-remote") + 1 :]
             for end in (">", "|"):
                 words = words[: words.index(end)] if end in words else words
-            while "=" in words[0]:
-                del words[0]
             assert arguments.parse(words).command == name
 
 

@@ -232,6 +232,8 @@ def test_an_emptied_side_is_no_wish_to_delete_all(here: Laptop, folder: Path, th
         path.unlink()
     refused = here.run("watch", "shop", str(there), "--once")
     assert refused.returncode == 1
+    assert "completely emptied" in refused.stderr
+    assert "are the same" not in refused.stderr
     assert set(_files(there)) == {"a", "b"}
 
 
