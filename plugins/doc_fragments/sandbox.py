@@ -115,6 +115,14 @@ options:
       display:
         description: An X display of the sandbox's own. Given by default.
         type: bool
+      x11:
+        description:
+          - The account's own X display, where whoever is on it can watch the other windows, and type into them.
+          - It takes the place of O(grants.display).
+        type: bool
+      wayland:
+        description: The account's own Wayland desktop.
+        type: bool
       audio:
         description: PipeWire and PulseAudio, the microphone included.
         type: bool

@@ -122,9 +122,9 @@ LAYERS = [
     {"toolchain", "instance", "display", "usage", "privileged", "machines", "kvm", "qmp", "guest_agent"},
     {"backends/base", "registry", "agent"},
     {"backends/bubblewrap", "backends/container", "keys", "session"},
-    {"backends/vm"},
+    {"backends/vm", "foreground"},
     {"lifecycle"},
-    {"changes", "inside", "view", "helper"},
+    {"changes", "inside", "view", "helper", "preview"},
     {"working"},
     {"sandboxes", "installation"},
 ]

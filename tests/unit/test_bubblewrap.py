@@ -214,7 +214,7 @@ def test_nothing_but_the_agent_is_in_the_argv(machine: host.Host) -> None:
 def granted_binds() -> tuple[Bind, ...]:
     """All that can be granted, and mounts above and below each other in an unlucky order."""
     mounts = [{"source": "/m/deep", "target": "/opt/a/b/c"}, {"source": "/m/top", "target": "/opt/a"}]
-    every = dict.fromkeys(spec.GRANT_DEFAULTS, True)
+    every = {**dict.fromkeys(spec.GRANT_DEFAULTS, True), "x11": False}
     asked = spec.parse({"project_dir": "/home/ann/.config/project", "grants": every, "mounts": mounts})
     owner = grants.Owner(ANN.home, ANN.uid, "/run/user/1000", {"SSH_AUTH_SOCK": "/tmp/a"}, "/data", "/store", 1, "/x")
     return grants.resolve(asked, owner, lambda _: True).binds

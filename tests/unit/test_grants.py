@@ -30,11 +30,14 @@ OWNER = grants.Owner(
         "LANGUAGES": "no",
         "ANTHROPIC_API_KEY": "secret",
         "PATH": "/evil",
+        "DISPLAY": ":3.1",
+        "WAYLAND_DISPLAY": "wayland-5",
     },
     data=DATA,
     store=STORE,
     display=7,
     x_cookie="/run/x/xauth",
+    host_cookie="/run/x/xauth-host",
 )
 NONE = dict.fromkeys(spec.GRANT_DEFAULTS, False)
 
@@ -93,6 +96,11 @@ GRANTED = {
         (Bind("/tmp/.X11-unix/X7", "/tmp/.X11-unix/X7"), Bind("/run/x/xauth", f"{RUNTIME}/xauth")),
         {"DISPLAY": ":7", "XAUTHORITY": f"{RUNTIME}/xauth"},
     ),
+    "x11": Expected(
+        (Bind("/tmp/.X11-unix/X3", "/tmp/.X11-unix/X3"), Bind("/run/x/xauth-host", f"{RUNTIME}/xauth")),
+        {"DISPLAY": ":3", "XAUTHORITY": f"{RUNTIME}/xauth"},
+    ),
+    "wayland": Expected((Bind("/run/elsewhere/wayland-5", f"{RUNTIME}/wayland-0"),), {"WAYLAND_DISPLAY": "wayland-0"}),
     "audio": Expected(
         (
             Bind("/run/elsewhere/pipewire-0", f"{RUNTIME}/pipewire-0"),
@@ -138,11 +146,15 @@ def test_one_grant(name: str) -> None:
     assert found.skipped == {}
 
 
-def test_all_grants_together() -> None:
-    found = grants.resolve(asked(*GRANTED), OWNER, everything)
-    expected = [*OWN, *(bind for each in GRANTED.values() for bind in each.binds)]
+@pytest.mark.parametrize("screen, other", [("display", "x11"), ("x11", "display")])
+def test_all_grants_together(screen: str, other: str) -> None:
+    """All that can be: of the two X displays it is one."""
+    names = [name for name in GRANTED if name != other]
+    found = grants.resolve(asked(*names), OWNER, everything)
+    expected = [*OWN, *(bind for name in names for bind in GRANTED[name].binds)]
     assert sorted(found.binds, key=str) == sorted(expected, key=str)
-    assert found.given == tuple(GRANTED)
+    assert found.given == tuple(names)
+    assert found.env["DISPLAY"] == GRANTED[screen].env["DISPLAY"]
     assert "secret" not in found.env.values()
 
 
@@ -159,7 +171,7 @@ def test_the_stored_folders_are_those_that_are_mounted() -> None:
 
 def test_nothing_of_the_accounts_claude_folder_can_be_written_but_the_login_and_the_projects_transcripts() -> None:
     """What Claude Code obeys would be carried out by the next session outside."""
-    binds = grants.resolve(asked(*GRANTED), OWNER, everything).binds
+    binds = grants.resolve(asked(*(name for name in GRANTED if name != "x11")), OWNER, everything).binds
     of_the_account = {bind.source: bind.mode for bind in binds if bind.source.startswith(f"{HOME}/.claude")}
     writable = {source for source, mode in of_the_account.items() if mode != "ro"}
     assert writable == {CREDENTIALS, TRANSCRIPTS}
@@ -203,6 +215,14 @@ def test_what_of_claude_is_not_there_is_left_out() -> None:
             "$X_SOCKET is not set; $X_COOKIE is not set",
             id="no-display",
         ),
+        pytest.param(
+            "x11",
+            dataclasses.replace(OWNER, environ={"DISPLAY": "other-host:0"}),
+            "$DISPLAY names no X display of this machine",
+            id="display-of-another-host",
+        ),
+        pytest.param("wayland", dataclasses.replace(OWNER, environ={}), "$WAYLAND_DISPLAY is not set", id="no-wayland"),
+        pytest.param("gpu", OWNER, "/dev/dri does not exist or cannot be read", id="no-graphics-card"),
     ],
 )
 def test_skipped(name: str, owner: grants.Owner, why: str) -> None:
@@ -280,3 +300,50 @@ def test_given_unasked(user: str, given: set[str]) -> None:
     assert set(found.given) == given
     if user == "root":
         assert not any(bind.source.startswith(HOME) for bind in found.binds)
+
+
+@pytest.mark.parametrize(
+    "display, number",
+    [
+        (":0", 0),
+        (":12.3", 12),
+        ("unix:4", 4),
+        ("localhost:10.0", None),
+        ("host:1", None),
+        ("", None),
+        (":", None),
+        (":-1", None),
+        (":0;x", None),
+        (":0/../../etc", None),
+        ("/tmp/launch/x:0", None),
+    ],
+)
+def test_the_display_of_this_machine(display: str, number: int | None) -> None:
+    """Its number is a part of a path that is mounted: it is a number, or none."""
+    assert grants.x_display({"DISPLAY": display}) == number
+
+
+@pytest.mark.parametrize(
+    "named, path", [("wayland-1", "/run/elsewhere/wayland-1"), ("/srv/compositor", "/srv/compositor")]
+)
+def test_the_wayland_socket_by_its_name_or_path(named: str, path: str) -> None:
+    owner = dataclasses.replace(OWNER, environ={"WAYLAND_DISPLAY": named})
+    assert Bind(path, f"{RUNTIME}/wayland-0") in grants.resolve(asked("wayland"), owner, everything).binds
+
+
+def test_a_grant_that_needs_what_is_not_there_is_skipped_as_a_whole() -> None:
+    found = grants.resolve(asked("gpu"), OWNER, lambda path: path != "/dev/dri")
+    assert found.skipped == {"gpu": "/dev/dri does not exist or cannot be read"}
+    assert set(found.binds) == set(OWN)
+
+
+def test_a_cookie_without_its_display_is_none() -> None:
+    found = grants.resolve(asked("x11"), OWNER, lambda path: path == OWNER.host_cookie)
+    assert found.skipped == {"x11": "/tmp/.X11-unix/X3 does not exist or cannot be read"}
+    assert found.env == {}
+
+
+def test_the_paths_that_a_grant_names() -> None:
+    assert grants.paths("git", OWNER) == [f"{HOME}/.gitconfig", f"{HOME}/.config/git"]
+    assert grants.paths("x11", dataclasses.replace(OWNER, environ={})) == []
+    assert grants.paths("locale", OWNER) == []

@@ -495,7 +495,9 @@ def test_the_order_of_variables_is_no_difference_and_that_of_arguments_is() -> N
 @pytest.mark.parametrize("asked", [None, True, False])
 @pytest.mark.parametrize("grant", list(spec.GRANT_DEFAULTS))
 def test_granted(grant: str, asked: bool | None, user: str | None) -> None:
-    given = parsed(user=user, grants={} if asked is None else {grant: asked}).granted(grant)
+    # The two displays exclude each other.
+    besides = {"display": False} if grant == "x11" else {}
+    given = parsed(user=user, grants=besides if asked is None else {**besides, grant: asked}).granted(grant)
     withheld = user == "root" and grant in {"claude", "git", "ssh", "gh"}
     by_default = grant in {"claude", "git", "ssh", "gh", "display"} and not withheld
     assert given is (by_default if asked is None else asked)
@@ -522,3 +524,10 @@ def test_shown(value: object, text: str) -> None:
 def test_an_error_reads_as_its_two_lines() -> None:
     assert str(SandboxError("What.", "Do.")) == "What.\nDo."
     assert str(SandboxError("What.")) == "What."
+
+
+def test_two_x_displays_are_one_too_many() -> None:
+    with pytest.raises(SandboxError, match=r"\$DISPLAY can be only one of them"):
+        parsed(grants={"x11": True})
+    assert parsed(grants={"x11": True, "display": False}).granted("x11")
+    assert parsed(grants={"wayland": True}).granted("display")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from . import files, usage
+from . import files
 from .grants import Granted, Owner
 from .host import Account
 from .spec import Spec
@@ -23,6 +23,7 @@ _CLAUDE_ENV = {
     "DISABLE_INSTALLATION_CHECKS": "1",
     "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1",
 }
+_TELLING = (["--version"], ["-v"], ["--help"], ["-h"])
 _APPROVED_TAIL = 20  # characters of an API key by which Claude Code remembers that it was approved
 
 
@@ -33,7 +34,8 @@ def is_claude(spec: Spec) -> bool:
 
 def arguments(spec: Spec, resumes: bool) -> list[str]:
     """What follows the agent's program."""
-    if not is_claude(spec):
+    # What only tells of itself begins no conversation, and is quick where it is asked for nothing else.
+    if not is_claude(spec) or spec.agent_args in _TELLING:
         return spec.agent_args
     words = ["--append-system-prompt", notice(spec)]
     if resumes:
@@ -151,4 +153,6 @@ def can_resume(spec: Spec, claude_dir: str) -> bool:
         return False
     if not {"-p", "--print"}.isdisjoint(spec.agent_args):
         return True
+    from . import usage
+
     return usage.has_conversation(claude_dir, spec.project_dir)

@@ -31,11 +31,14 @@ class Changes:
     keys: Keys
 
     @contextlib.contextmanager
-    def created(self, name: str, spec: Spec) -> Iterator[Record]:
-        """A new sandbox, held while it comes up; one that never does leaves no record."""
-        with self.registry.claim(name, spec, self.owner(spec)) as record:
+    def created(self, name: str, spec: Spec, lasting: bool = True) -> Iterator[Record]:
+        """A new sandbox, held while it comes up; one that never does leaves no record.
+
+        lasting: whether its record has to outlive a power cut.
+        """
+        with self.registry.claim(name, spec, self.owner(spec), lasting) as record:
             try:
-                self._store_keys(record)
+                self._store_keys(record, lasting)
                 yield record
             except BaseException:
                 # What made this necessary is the error to be told, not a second one.
@@ -60,7 +63,11 @@ class Changes:
         instance = self._start(record) if action == "start" else self._stop(record)
         return dataclasses.replace(record, instance=instance)
 
-    def _start(self, record: Record) -> Instance:
+    def start_here(self, record: Record) -> Instance:
+        """Start a new sandbox in the terminal of this process, which is its account's."""
+        return self._start(record, foreground=True)
+
+    def _start(self, record: Record, foreground: bool = False) -> Instance:
         spec = record.asked()
         owner = self.owner(spec)
         store = self.registry.project_store(spec, owner)
@@ -76,6 +83,7 @@ class Changes:
             secrets=keys.variables(record),
             resumes=not first,
             state_dir=self.registry.state_dir if first else "",
+            foreground=foreground,
         )
         try:
             instance = Instance.parse(self._as(owner, spec, lambda: lifecycle.start(self.host, task).to_dict()))
@@ -193,7 +201,7 @@ class Changes:
             return near
         return f"/tmp/claude-sandbox-{owner.uid}/{record.id}"
 
-    def _store_keys(self, record: Record) -> None:
+    def _store_keys(self, record: Record, lasting: bool = True) -> None:
         before = keys.stored(record)
         content = self.keys.over(before)
         if content == before:
@@ -202,7 +210,7 @@ class Changes:
 
         def store() -> None:
             try:
-                keys.store(record, content)
+                keys.store(record, content, lasting)
             except OSError as error:
                 raise SandboxError(f"{record.data} cannot be written: {error.strerror}.") from None
 

@@ -80,14 +80,17 @@ def run(invocation: Invocation, enter: Callable[[], None]) -> Completed:
     return _collect(process, invocation.stdin, invocation.timeout)
 
 
-def run_in_terminal(invocation: Invocation, enter: Callable[[], None], terminal: int) -> int:
-    """The same in a terminal, given by its descriptor, which becomes the command's own; its exit code."""
+def run_in_terminal(invocation: Invocation, enter: Callable[[], None], terminal: int | None) -> int:
+    """The same in a terminal, given by its descriptor, which becomes the command's own; its exit code.
+
+    terminal: None for the standard streams of this process.
+    """
     code = _started(invocation, enter, terminal, terminal).wait()
     return code if code >= 0 else 128 - code
 
 
 def _started(
-    invocation: Invocation, enter: Callable[[], None], streams: int, terminal: int | None
+    invocation: Invocation, enter: Callable[[], None], streams: int | None, terminal: int | None
 ) -> subprocess.Popen[bytes]:
     namespaces.die_with_parent()
     # The sandbox's own shell comes first: a script could otherwise reach, by /proc/self/exe, the program that goes in,

@@ -7,14 +7,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
 import select
 import socket
 import struct
 import subprocess
 from collections.abc import Iterator
 
-from . import files, procs
+from . import files, namespaces, procs
 from .errors import SandboxError
 from .host import Host
 from .procs import Process
@@ -23,6 +22,7 @@ _START_SECONDS = 20.0
 _ATTEMPTS = 1000
 _NUMBERS = range(100, 10000)  # of displays: below are those of people and of ssh
 _FAMILY_WILD = 0xFFFF  # Xauth.h: an entry for any address
+_FAMILY_SIZE = 2  # bytes
 _PROTOCOL = b"MIT-MAGIC-COOKIE-1"
 
 
@@ -37,7 +37,8 @@ class Display:
 class Starting:
     """An X server on its way up; `ready` waits for it, so that other work can be done meanwhile."""
 
-    def __init__(self, host: Host, folder: str, size: tuple[int, int], glx: bool) -> None:
+    def __init__(self, host: Host, folder: str, size: tuple[int, int], glx: bool, stays: bool = True) -> None:
+        """Start it. stays: whether it outlives this process."""
         self._folder = folder
         _write_cookie(cookie_file(folder))
         os.mkdir(f"{folder}/screen", 0o700)
@@ -54,6 +55,7 @@ class Starting:
                     env={"PATH": host.path},
                     cwd="/",
                     start_new_session=True,
+                    preexec_fn=None if stays else namespaces.die_with_parent,  # noqa: PLW1509 - it calls the kernel alone
                 )
         except BaseException:
             os.close(self._answer)
@@ -111,7 +113,7 @@ def _reserved() -> Iterator[tuple[int, int]]:
     """
     with socket.socket(socket.AF_UNIX) as hold:
         for _attempt in range(_ATTEMPTS):
-            number = _NUMBERS.start + secrets.randbelow(len(_NUMBERS))
+            number = _NUMBERS.start + int.from_bytes(os.urandom(4), "big") % len(_NUMBERS)
             if not os.path.lexists(_socket(number)) and _takes(hold, number):
                 break
         else:
@@ -150,13 +152,38 @@ def _options(folder: str, size: tuple[int, int], glx: bool) -> list[str]:
 
 
 def _write_cookie(path: str) -> None:
-    """A cookie file of one entry that fits any address and display (the format of Xau(3))."""
+    """A cookie file of one entry that fits any address and display."""
+    files.create(path, _entry(b"", _PROTOCOL, os.urandom(16)))
 
-    def counted(text: bytes) -> bytes:
-        return struct.pack(">H", len(text)) + text
 
-    entry = struct.pack(">H", _FAMILY_WILD) + counted(b"") + counted(b"")
-    files.create(path, entry + counted(_PROTOCOL) + counted(secrets.token_bytes(16)))
+def write_cookies(path: str, found: bytes, number: int) -> None:
+    """Write the cookies that a file of an account's has for one display so that they fit on any host's name.
+
+    A sandbox has a name of its own, and clients look for the cookie under that. found: the content of such a file.
+    """
+    files.create(path, b"".join(_entry(b"", name, data) for name, data in _cookies(found, str(number).encode())))
+
+
+def _cookies(content: bytes, number: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and data of the entries for a display, up to the first that is none (the format of Xau(3))."""
+    left = content
+    while len(left) >= _FAMILY_SIZE:
+        left, fields = left[_FAMILY_SIZE:], []
+        for _field in range(4):
+            size = int.from_bytes(left[:2], "big")
+            if len(left) < 2 + size:
+                return
+            fields.append(left[2 : 2 + size])
+            left = left[2 + size :]
+        _address, display, name, data = fields
+        if display in (b"", number):
+            yield name, data
+
+
+def _entry(display: bytes, name: bytes, data: bytes) -> bytes:
+    """An entry that fits any address."""
+    counted = (struct.pack(">H", len(text)) + text for text in (b"", display, name, data))
+    return struct.pack(">H", _FAMILY_WILD) + b"".join(counted)
 
 
 def _last_line(path: str) -> str:

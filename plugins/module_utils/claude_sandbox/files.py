@@ -62,19 +62,21 @@ def open_new(path: str, mode: int = 0o600) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
-def replace(path: str, content: bytes, mode: int = 0o600) -> None:
+def replace(path: str, content: bytes, mode: int = 0o600, lasting: bool = True) -> None:
     """Make or replace a file as a whole: after a power cut it is the old or the new one.
 
-    Raises OSError; nothing is left beside the file then.
+    lasting: whether it has to outlive a power cut at all. Raises OSError; nothing is left beside the file then.
     """
     draft = f"{path}.{os.urandom(6).hex()}.tmp"
     try:
         with open(open_new(draft, mode), "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(draft, path)
-        sync_folder(os.path.dirname(path))
+        if lasting:
+            sync_folder(os.path.dirname(path))
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(draft)

@@ -52,6 +52,7 @@ class Grant:
     passes: tuple[str, ...] = ()
     words: str = ""  # what it means, for people
     in_guest: Mapping[str, str] | None = None
+    needs: str = ""  # a path of the host, as of a source, without which the rest is of no use
 
 
 TABLE: Mapping[str, Grant] = {
@@ -68,6 +69,17 @@ TABLE: Mapping[str, Grant] = {
         words="has a screen of its own",
         in_guest={"DISPLAY": ":0"},
     ),
+    "x11": Grant(
+        (Source("$HOST_X_SOCKET"), Source("$HOST_X_COOKIE", "$INSIDE_RUNTIME/xauth")),
+        env={"DISPLAY": "$HOST_DISPLAY", "XAUTHORITY": "$INSIDE_RUNTIME/xauth"},
+        words="has windows on your X display, where it can watch your other windows and type into them",
+        needs="$HOST_X_SOCKET",
+    ),
+    "wayland": Grant(
+        (Source("$HOST_WAYLAND", "$INSIDE_RUNTIME/wayland-0"),),
+        env={"WAYLAND_DISPLAY": "wayland-0"},
+        words="has windows on your Wayland desktop",
+    ),
     "audio": Grant(
         (
             Source("$RUNTIME/pipewire-0", "$INSIDE_RUNTIME/pipewire-0"),
@@ -79,6 +91,7 @@ TABLE: Mapping[str, Grant] = {
     "gpu": Grant(
         (Source("/dev/dri", mode=DEVICE), Source("/sys/dev/char"), Source("/sys/devices")),
         words="uses the graphics card",
+        needs="/dev/dri",
     ),
     "dbus": Grant(
         (Source("$RUNTIME/bus", "$INSIDE_RUNTIME/bus"),),
@@ -104,12 +117,20 @@ TABLE: Mapping[str, Grant] = {
 }
 
 
+# What it means that a word has no meaning, where that is no variable's name.
+_UNSET = {
+    "$HOST_X_SOCKET": "$DISPLAY names no X display of this machine",
+    "$HOST_WAYLAND": "$WAYLAND_DISPLAY is not set",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Owner:
     """Whom the sandbox belongs to, as far as grants ask.
 
     runtime: the account's XDG_RUNTIME_DIR on the host; data, store: the sandbox's and the project's own folders.
     display: the number of the sandbox's X display, where it has one of the host's.
+    host_cookie: the file with the cookie of the account's own X display.
     guest_has: the grants that its virtual machine has of its own, where it is one.
     """
 
@@ -121,6 +142,7 @@ class Owner:
     store: str
     display: int | None = None
     x_cookie: str = ""
+    host_cookie: str = ""
     guest_has: tuple[str, ...] = ()
 
     @property
@@ -138,11 +160,25 @@ class Owner:
         agent = self.environ.get("SSH_AUTH_SOCK", "")
         if agent.startswith("/"):
             words["SSH_AUTH_SOCK"] = agent
+        number = x_display(self.environ)
+        if number is not None:
+            words["HOST_DISPLAY"] = f":{number}"
+            words["HOST_X_SOCKET"] = f"/tmp/.X11-unix/X{number}"
+            words["HOST_X_COOKIE"] = self.host_cookie
+        wayland = self.environ.get("WAYLAND_DISPLAY", "")
+        if wayland:
+            words["HOST_WAYLAND"] = wayland if wayland.startswith("/") else f"{self.runtime}/{wayland}"
         if self.display is not None:
             words["DISPLAY"] = f":{self.display}"
             words["X_SOCKET"] = f"/tmp/.X11-unix/X{self.display}"
             words["X_COOKIE"] = self.x_cookie
         return words
+
+
+def x_display(environ: Mapping[str, str]) -> int | None:
+    """The number of the X display of this machine that $DISPLAY names; None where it names none, or another's."""
+    match = re.fullmatch(r"(?:unix)?:([0-9]{1,5})(?:\.[0-9]+)?", environ.get("DISPLAY", ""))
+    return int(match[1]) if match else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +211,9 @@ def resolve(spec: Spec, owner: Owner, exists: Exists) -> Granted:
             env |= grant.in_guest
             continue
         found, missing = _sources(grant, words, exists)
+        needed, unmet = _sources(Grant((Source(grant.needs),)), words, exists) if grant.needs else ([], "")
+        if unmet and not needed:
+            found, missing = [], unmet
         passed = {key: value for key, value in owner.environ.items() if _passes(grant, key)}
         if not found and not passed:
             skipped[name] = missing or "nothing of it is set for this account"
@@ -186,6 +225,13 @@ def resolve(spec: Spec, owner: Owner, exists: Exists) -> Granted:
     binds += [own_mount(mount) for mount in spec.mounts]
     _check_targets(binds)
     return Granted(tuple(binds), env, tuple(given), skipped)
+
+
+def paths(name: str, owner: Owner) -> list[str]:
+    """The paths of the host that a grant names for this owner, whether they are there or not."""
+    words = owner.words()
+    found = (_filled(source.path, words) for source in TABLE[name].sources)
+    return [path for path in found if path is not None]
 
 
 def _own(spec: Spec, owner: Owner) -> tuple[Bind, ...]:
@@ -231,7 +277,8 @@ def _sources(grant: Grant, words: Mapping[str, str], exists: Exists) -> tuple[li
     for source in grant.sources:
         path = _filled(source.path, words)
         if path is None:
-            missing.append(f"{source.path.split('/')[0]} is not set")
+            word = source.path.split("/")[0]
+            missing.append(_UNSET.get(word, f"{word} is not set"))
         elif exists(path):
             found.append(Bind(path, _filled(source.target or source.path, words) or path, source.mode))
         else:

@@ -48,6 +48,8 @@ def converse(host: Host, record: Record, text: str | None, keys: Sequence[str], 
     Returns the screen's text, and whether what was waited for came. Raises SandboxError where it cannot be waited for.
     """
     instance = live_instance(record)
+    if instance.foreground:
+        raise ConflictError(f"Sandbox {shown(record.name)} runs in somebody's terminal, and only there.")
     pattern = _compiled(wait.pattern)
     if wait.idle and record.asked().agent != ["claude"]:
         raise SandboxError("Only Claude Code says when it is idle.", "Wait for a pattern on the screen instead.")

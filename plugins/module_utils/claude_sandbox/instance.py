@@ -39,6 +39,7 @@ class Instance:
 
     Times are seconds since the epoch. `folder` is the runtime folder on the host.
     `exit_code` is known once the program has ended, and may be None even then.
+    `foreground` says that it has no session: it runs in the terminal of the process `server`, and ends with that.
     `accelerator` is what executes a virtual machine, and `not_kvm` says why that is nothing quicker.
     """
 
@@ -57,6 +58,7 @@ class Instance:
     exit_code: int | None = None
     accelerator: str | None = None
     not_kvm: str = ""
+    foreground: bool = False
 
     @property
     def socket(self) -> str:

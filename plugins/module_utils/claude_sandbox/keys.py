@@ -40,9 +40,12 @@ def stored(record: Record) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def store(record: Record, content: Mapping[str, Any]) -> None:
-    """Replace what is stored. To be called under the sandbox's account. Raises OSError."""
-    files.replace(_file(record), json.dumps(content).encode())
+def store(record: Record, content: Mapping[str, Any], lasting: bool = True) -> None:
+    """Replace what is stored, to be called under the sandbox's account. Raises OSError.
+
+    lasting: as for files.replace.
+    """
+    files.replace(_file(record), json.dumps(content).encode(), lasting=lasting)
 
 
 def variables(record: Record) -> dict[str, str]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import agent, claude, display, files, grants, privileged, procs, session, toolchain
+from . import agent, claude, display, files, foreground, grants, privileged, procs, session, toolchain
 from .backends.base import Backend, Command, Job, Running
 from .errors import SandboxError, shown
 from .grants import READ_WRITE, Bind
@@ -28,6 +28,8 @@ _AGENT_GRACE = 0.5  # seconds between asking the agent to end and ending it
 _SERVER_GRACE = 1.0
 _LAST_LINES = 6
 _COPY_LIMIT = 4 << 20  # bytes of a settings file
+# What says how to draw in the terminal of this process.
+_OF_TERMINAL = ("TERM", "COLORTERM")
 # Directories that hold the system or everybody's files; their subdirectories can be projects.
 _NO_PROJECT = frozenset(
     "/ /bin /boot /dev /etc /home /lib /lib64 /mnt /nix /opt /proc /root /run /sbin /srv /sys /tmp /usr /var".split()
@@ -42,6 +44,7 @@ class Start:
     folder: the runtime folder, which exists and is empty. store: the project's folder.
     resumes: whether this is not the first start, so that a conversation can be continued.
     state_dir: of the registry, where preflight is still to be done.
+    foreground: whether it runs in the terminal of this process, and without a session.
     """
 
     record: Record
@@ -51,6 +54,7 @@ class Start:
     secrets: Mapping[str, str]
     resumes: bool
     state_dir: str = ""
+    foreground: bool = False
 
 
 def backend(spec: Spec) -> Backend:
@@ -88,6 +92,8 @@ def as_owner(
     always_fork: for what changes its process for good, or must be the only thread.
     """
     # Everything is imported before: that account may not be able to read what we were started from.
+    if owner.uid != host.uid:
+        from . import usage  # noqa: F401
     if spec is not None:
         handlers = backend(spec).handlers(owner, trusted=True) if host.uid == 0 else {}
         if handlers:
@@ -181,14 +187,18 @@ def start(host: Host, task: Start) -> Instance:
         preflight(host, spec, owner, task.state_dir)
     with contextlib.ExitStack() as undo:
         undo.callback(sweep, host, folder, running(task.record, None, owner))
-        _prepare(task, spec.granted("claude"))
+        _prepare(host, task, spec.granted("claude"))
         # The X server and tmux come up side by side; what the sandbox gets is worked out meanwhile.
         starting = _display(host, task, undo)
         begun = begin(host, task)
         ways = backend(spec)
         command: Command = ways.command(host, spec, begun.argv, len(begun.files))
         with session.Pipes(folder, command) as pipes:
-            opening = session.Opening(host, folder, task.record.log, task.record.name, command)
+            opening: session.Opening | foreground.Opening
+            if task.foreground:
+                opening = foreground.Opening(folder, command)
+            else:
+                opening = session.Opening(host, folder, task.record.log, task.record.name, command)
             screen = starting.ready() if starting else None
             job, granted = assemble(host, task, begun, screen.number if screen else None)
             _clear_ways(task, job.binds)
@@ -215,6 +225,7 @@ def start(host: Host, task: Start) -> Instance:
         skipped=granted.skipped,
         accelerator=accelerator[0] if accelerator else None,
         not_kvm=accelerator[1] if accelerator else "",
+        foreground=task.foreground,
     )
 
 
@@ -243,9 +254,11 @@ def assemble(host: Host, task: Start, begun: Begun, screen: int | None) -> tuple
     """All that the backend needs to know. screen: the number of the sandbox's X display, where it has one."""
     spec, owner, record = task.record.asked(), task.owner, task.record
     own = backend(spec).own_grants(spec, begun.toolchain)
-    place = dataclasses.replace(_place(host, task, screen), guest_has=own)
-    granted = _without_missing(grants.resolve(spec, place, _readable))
-    env = agent.environment(spec, record.name, owner, place, begun.toolchain, granted)
+    where = dataclasses.replace(place(host, task, screen), guest_has=own)
+    granted = _without_missing(grants.resolve(spec, where, readable))
+    env = agent.environment(spec, record.name, owner, where, begun.toolchain, granted)
+    if task.foreground:
+        env |= {name: host.environ[name] for name in _OF_TERMINAL if name in host.environ and name not in spec.env}
     job = Job(
         name=record.name,
         id=record.id,
@@ -274,7 +287,7 @@ def _resumes(task: Start, shared: bool) -> bool:
 
 def _without_missing(granted: grants.Granted) -> grants.Granted:
     """Leave out, and report, the user's own mounts whose source is not there."""
-    missing = {bind.source for bind in granted.binds if bind.checked and not _readable(bind.source)}
+    missing = {bind.source for bind in granted.binds if bind.checked and not readable(bind.source)}
     return dataclasses.replace(
         granted,
         binds=tuple(bind for bind in granted.binds if bind.source not in missing),
@@ -282,7 +295,7 @@ def _without_missing(granted: grants.Granted) -> grants.Granted:
     )
 
 
-def _prepare(task: Start, shared: bool) -> None:
+def _prepare(host: Host, task: Start, shared: bool) -> None:
     """Make the folders that are mounted or written to."""
     spec = task.record.asked()
     try:
@@ -300,6 +313,8 @@ def _prepare(task: Start, shared: bool) -> None:
         log = task.record.log
         if os.path.exists(log):
             os.replace(log, f"{log}.1")
+        if spec.granted("x11"):
+            _write_host_cookie(host, task.owner, task.folder)
     except OSError as error:
         raise SandboxError(f"{error.filename} cannot be made: {error.strerror}.") from None
 
@@ -325,6 +340,8 @@ def _prepare_claude(folder: str, own: str, project_dir: str) -> None:
 
 def _put(path: str, content: bytes, mode: int = 0o600) -> None:
     """Write a file in a folder that is written to from inside, whatever stands in its place."""
+    if _own_content(path) == content and stat.S_IMODE(os.lstat(path).st_mode) == mode:
+        return
     if os.path.isdir(path) and not os.path.islink(path):
         remove_tree(path)
     files.replace(path, content, mode)
@@ -376,16 +393,18 @@ def _display(host: Host, task: Start, undo: contextlib.ExitStack) -> display.Sta
     spec = task.record.asked()
     if not spec.granted("display") or backend(spec).OWN_SCREEN:
         return None
-    starting = display.Starting(host, task.folder, spec.screen_size(), spec.glx)
+    starting = display.Starting(host, task.folder, spec.screen_size(), spec.glx, stays=not task.foreground)
     undo.callback(starting.stop)
     return starting
 
 
-def _place(host: Host, task: Start, screen: int | None) -> grants.Owner:
+def place(host: Host, task: Start, screen: int | None) -> grants.Owner:
+    """Whom a sandbox belongs to, as far as grants ask. screen: as for assemble."""
     owner = task.owner
     # The engine's variables are the owner's only where the owner runs it.
     environ = host.environ if host.uid == owner.uid else {}
     return grants.Owner(
+        host_cookie=host_cookie(task.folder),
         home=owner.home,
         uid=owner.uid,
         runtime=environ.get("XDG_RUNTIME_DIR") or f"/run/user/{owner.uid}",
@@ -397,7 +416,21 @@ def _place(host: Host, task: Start, screen: int | None) -> grants.Owner:
     )
 
 
-def _readable(path: str) -> bool:
+def host_cookie(folder: str) -> str:
+    """Where the cookie of the account's own X display is, for its sandbox."""
+    return f"{folder}/xauth-host"
+
+
+def _write_host_cookie(host: Host, owner: Account, folder: str) -> None:
+    """Have it there, where the account's own file has one for that display."""
+    number = grants.x_display(host.environ)
+    content = _content(host.environ.get("XAUTHORITY") or f"{owner.home}/.Xauthority")
+    if number is not None and host.uid == owner.uid:
+        display.write_cookies(host_cookie(folder), content or b"", number)
+
+
+def readable(path: str) -> bool:
+    """Whether this process may read what is at a path, and something is there."""
     return os.access(path, os.R_OK)
 
 
@@ -416,11 +449,16 @@ def stop(host: Host, live: Running, instance: Instance) -> Instance:
     if instance.boot_id == boot_id():
         backend(live.spec).end(host, live, _AGENT_GRACE)
         for server in (instance.server, instance.xvfb):
-            if server is not None:
+            # In the foreground it is the process that waits for the sandbox, perhaps this one.
+            if server is not None and server.pid != os.getpid():
                 server.end(_SERVER_GRACE)
         if instance.display is not None:
             display.forget(instance.display)
-    sweep_folder(instance.folder, live.owner)
+    if instance.foreground and instance.boot_id == boot_id():
+        # All that was started for it was its process' own, and is known.
+        shutil.rmtree(instance.folder, ignore_errors=True)
+    else:
+        sweep_folder(instance.folder, live.owner)
     return dataclasses.replace(instance, stopped_at=time.time(), exit_code=by_itself)
 
 

@@ -100,9 +100,9 @@ def filter_calls(filter_program: bytes) -> None:
     libc.call("prctl", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends."""
-    libc.call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel kill this process, or send it another signal, when its parent ends."""
+    libc.call("prctl", _PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def same_file(source: str, root: str, target: str) -> bool:

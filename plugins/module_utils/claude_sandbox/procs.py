@@ -12,7 +12,6 @@ import os
 import select
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -69,6 +68,15 @@ class Process:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def until_one_ends(processes: Iterable[Process]) -> None:
+    """Wait until one of the processes has ended."""
+    with contextlib.suppress(ProcessLookupError), contextlib.ExitStack() as held:
+        poller = select.poll()
+        for each in processes:
+            poller.register(held.enter_context(each._pidfd()), select.POLLIN)
+        poller.poll()
 
 
 def _stat(pid: int | str) -> list[bytes]:
@@ -259,6 +267,8 @@ def fork(account: Account | None, function: Callable[[], Any]) -> Forked:
         # Python loads a codec at its first use, from where the account may not be able to read.
         for codec in _CODECS:
             codecs.lookup(codec)
+        # And this, for what must not happen.
+        import traceback  # noqa: F401
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid:
@@ -281,6 +291,8 @@ def _reply(account: Account | None, function: Callable[[], Any]) -> str:
     except SandboxError as error:
         return json.dumps({"what": error.what, "hint": error.hint, "conflict": isinstance(error, ConflictError)})
     except BaseException:  # noqa: BLE001 - whatever it was, the parent has to hear of it
+        import traceback
+
         return json.dumps({"crash": traceback.format_exc()})
 
 

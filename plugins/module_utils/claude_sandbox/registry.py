@@ -153,20 +153,18 @@ class Registry:
         raise SandboxError(f"There is no sandbox {shown(ref)} in {self.state_dir}.")
 
     @contextlib.contextmanager
-    def claim(self, name: str, spec: Spec, owner: Account) -> Iterator[Record]:
+    def claim(self, name: str, spec: Spec, owner: Account, lasting: bool = True) -> Iterator[Record]:
         """Take a name that is free, and hold it: the folder appears whole, locked, under its name.
 
-        Raises SandboxError where another process was quicker.
+        lasting: whether it has to outlive a power cut. Raises SandboxError where another process was quicker.
         """
-        import secrets
-
         self.clear()
-        identity = secrets.token_hex(6)
+        identity = os.urandom(6).hex()
         record = Record(name, f"{self.folder}/{name}", identity, time.time(), spec)
         draft = f"{self.folder}/.new-{identity}"
         with contextlib.ExitStack() as held:
             try:
-                self._claim(record, draft, owner, held)
+                self._claim(record, draft, owner, held, lasting)
             except OSError as error:
                 raise _write_error(draft, error) from None
             finally:
@@ -214,12 +212,12 @@ class Registry:
             os.rmdir(self.folder)
             os.rmdir(f"{self.state_dir}/projects")
 
-    def _claim(self, record: Record, draft: str, owner: Account, held: contextlib.ExitStack) -> None:
+    def _claim(self, record: Record, draft: str, owner: Account, held: contextlib.ExitStack, lasting: bool) -> None:
         held.callback(os.close, self._draft(draft))
         os.mkdir(f"{draft}/data", 0o700)
         if owner.uid != os.geteuid():
             os.chown(f"{draft}/data", owner.uid, owner.gid)
-        _write(f"{draft}/spec.json", _spec_content(record))
+        _write(f"{draft}/spec.json", _spec_content(record), lasting)
         try:
             os.rename(draft, record.folder)
         except OSError as error:
@@ -229,7 +227,8 @@ class Registry:
                 f"Another process made sandbox {shown(record.name)} just now ({error.strerror}).",
                 "Run this again to work with that one.",
             ) from None
-        files.sync_folder(self.folder)
+        if lasting:
+            files.sync_folder(self.folder)
 
     @contextlib.contextmanager
     def locked(self, record: Record) -> Iterator[Record]:
@@ -252,14 +251,16 @@ class Registry:
 
     def write_instance(self, record: Record, instance: Instance) -> None:
         """Record what runs now, or ended."""
-        _write(f"{record.folder}/instance.json", instance.to_dict())
+        # In the foreground it ends with this process, and with the machine all the more.
+        _write(f"{record.folder}/instance.json", instance.to_dict(), lasting=not instance.foreground)
 
     def remove(self, record: Record) -> None:
         """Free the name, then delete the folder: what a crash leaves is no sandbox."""
         grave = f"{self.folder}/.old-{record.id or record.name}-{os.getpid()}"
         try:
             os.rename(record.folder, grave)
-            files.sync_folder(self.folder)
+            if record.instance is None or not record.instance.foreground:
+                files.sync_folder(self.folder)
             remove_tree(grave)
         except OSError as error:
             raise SandboxError(f"{record.folder} cannot be removed: {error.strerror}.") from None
@@ -327,9 +328,9 @@ def _read(path: str) -> Any:
     return content
 
 
-def _write(path: str, content: dict[str, Any]) -> None:
+def _write(path: str, content: dict[str, Any], lasting: bool = True) -> None:
     try:
-        files.replace(path, json.dumps(content, indent=1).encode() + b"\n")
+        files.replace(path, json.dumps(content, indent=1).encode() + b"\n", lasting=lasting)
     except OSError as error:
         raise _write_error(path, error) from None
 

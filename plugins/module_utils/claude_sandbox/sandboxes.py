@@ -190,6 +190,35 @@ class Sandboxes:
             results |= zip(todo, map(_outcome, procs.in_parallel(workers or os.cpu_count() or 1, jobs)), strict=True)
         return results
 
+    def run_here(self, request: Request) -> int:
+        """Make a sandbox in the terminal of this process, wait until its program ends, and remove it; the exit code.
+
+        For the account of this process alone. Raises SandboxError where it cannot be, or cannot be made.
+        """
+        from . import foreground
+        from .changes import Changes
+
+        check_name(request.name)
+        spec = self._desired(request)
+        if spec is None or self.owner(spec).uid != self.host.uid or spec.backend != "bubblewrap":
+            raise SandboxError(
+                "Only a bubblewrap sandbox of your own can run in your own terminal.",
+                "Run this as the account whose project it is.",
+            )
+        changes = Changes(self.host, self.registry, self.owner, request.keys)
+        try:
+            with foreground.signals():
+                with changes.created(request.name, spec, lasting=False) as record:
+                    pane = changes.start_here(record).pane
+                    foreground.hold()
+                code = foreground.wait(pane)
+                # Whoever holds it now has ended it, and does the rest.
+                with contextlib.suppress(ConflictError), self.registry.locked(record) as current:
+                    changes.act("destroy", current, None, purge=False)
+                return code
+        except foreground.AskedToEndError as asked:
+            return 128 + asked.number
+
     def _ensured(self, request: Request) -> dict[str, Any]:
         return dataclasses.asdict(self.ensure(request))
 
@@ -270,6 +299,14 @@ class Sandboxes:
         record = self.registry.resolve(ref)
         return working.enter(self.host, record, self._owner_of(record), argv)
 
+    def join(self, ref: str, arguments: Sequence[str] = ()) -> int:
+        """Run another agent of the same kind in a running sandbox, in the terminal of this process; its exit code."""
+        from . import working
+
+        record = self.registry.resolve(ref)
+        owner = self._owner_of(record)
+        return working.enter(self.host, record, owner, working.agent_argv(record, owner, arguments))
+
     def exists(self, ref: str, path: str) -> bool:
         """Whether a path exists inside a running sandbox."""
         from . import working
@@ -290,6 +327,14 @@ class Sandboxes:
 
         record = self.registry.resolve(ref)
         return working.frame(self.host, record, self._owner_of(record))
+
+    def preview(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What a sandbox would get of this host, were it made now (see preview.of). Raises SandboxError."""
+        from . import preview
+
+        spec = parse(params)
+        owner = self.owner(spec)
+        return preview.of(self.host, dataclasses.replace(spec, user=owner.name), owner, self.registry)
 
     def problems(self, user: str | None = None) -> dict[str, list[Problem]]:
         """For each backend, what on this host keeps the account's sandboxes from working, and what mends it."""

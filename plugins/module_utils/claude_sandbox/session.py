@@ -82,7 +82,7 @@ class Opening:
         """Start the server with the command in its pane, where files are made with the usual umask."""
         steps: list[Sequence[str]] = [("start-server",), *_OPTIONS, ("set", "-g", "status-left", f"[{title}] ")]
         size = ("-x", str(_COLUMNS), "-y", str(_ROWS))
-        pane = _pane_argv(folder, command)
+        pane = pane_argv(folder, command)
         steps.append(("new-session", "-d", "-s", SESSION, *size, "-P", "-F", "#{pid} #{pane_pid}", "--", *pane))
         if not command.resizes:
             # Not before the session: tmux 3.3 ends when it makes one then.
@@ -134,7 +134,7 @@ def look(host: Host, folder: str) -> Look | None:
     """The screen as it is now; None where there is no session."""
     steps = ["display-message", "-p", "-t", SESSION, "#{window_width} #{window_height}", ";"]
     done = _tmux(host, folder, [*steps, "capture-pane", "-p", "-e", "-t", SESSION])
-    size, _, text = done.stdout.partition("\n")
+    size, _newline, text = done.stdout.partition("\n")
     words = size.split()
     if done.returncode != 0 or len(words) != 2:
         return None
@@ -199,7 +199,7 @@ def _literal(word: str) -> str:
     return f"{word[:-1]}\\;" if word.endswith(";") else word
 
 
-def _pane_argv(folder: str, command: Command) -> list[str]:
+def pane_argv(folder: str, command: Command) -> list[str]:
     """The command with its descriptors open, which tmux would close: a shell opens them and becomes the command.
 
     The script holds numbers and plain names only; every path and argument is a parameter of it.

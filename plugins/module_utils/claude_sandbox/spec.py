@@ -34,6 +34,8 @@ GRANT_DEFAULTS: Mapping[str, bool] = {
     "ssh": True,
     "gh": True,
     "display": True,
+    "x11": False,
+    "wayland": False,
     "audio": False,
     "gpu": False,
     "dbus": False,
@@ -221,6 +223,11 @@ def parse(params: Mapping[str, Any]) -> Spec:
         raise SandboxError(
             "grants.nix cannot be given with network: false, for the Nix daemon fetches for whoever asks.",
             "Take the grant away, or allow the network.",
+        )
+    if spec.grants.get("x11") and spec.granted("display"):
+        raise SandboxError(
+            "grants.x11 is your own display, and grants.display the sandbox's: $DISPLAY can be only one of them.",
+            "Set grants.display to false.",
         )
     if sum(len(word.encode()) + 1 for word in (*spec.agent, *spec.agent_args)) > _COMMAND_MAX:
         raise SandboxError(

@@ -13,12 +13,75 @@ import signal
 import struct
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator
+from typing import Any
 
 from .errors import SandboxError
 
 _PIECE = 65536  # bytes
+_END_SECONDS = 0.3  # in which what this process has started has ended with it
+# Leaves the other screen, shows the cursor, and has neither the mouse nor a paste report anything.
+_CALM = b"\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l\x1b[0m"
+
+_Settings = list[Any]
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Have this process' terminal as it was afterwards, however the program in it ends, and this process, too."""
+    if not os.isatty(0):
+        yield
+        return
+    before = termios.tcgetattr(0)
+    watched, ours = os.pipe()
+    watcher = os.fork()
+    if watcher == 0:
+        try:
+            os.close(ours)
+            _restore_without_us(watched, before)
+        finally:
+            os._exit(0)
+    os.close(watched)
+    try:
+        yield
+    finally:
+        _take_back()
+        _restore(before)
+        os.write(ours, b".")
+        os.close(ours)
+        os.waitpid(watcher, 0)
+
+
+def _restore_without_us(watched: int, before: _Settings) -> None:
+    """In a process of its own: wait for the other one's word, and where it ends without a word, do its work."""
+    # No key and no signal for the terminal's processes is for this one, and it may change the terminal all the same.
+    os.setsid()
+    if not os.read(watched, 1):
+        time.sleep(_END_SECONDS)
+        _restore(before)
+
+
+def _take_back() -> None:
+    """Be in the terminal's foreground again, where a shell that has ended was."""
+    # Whoever is not in the foreground is stopped by this signal when it says so.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        foreground = os.tcgetpgrp(0)
+        try:
+            os.killpg(foreground, 0)
+        except ProcessLookupError:
+            os.tcsetpgrp(0, os.getpgrp())
+
+
+def _restore(before: _Settings) -> None:
+    # A window may have been closed.
+    with contextlib.suppress(OSError, termios.error):
+        if os.isatty(1) and termios.tcgetattr(0) != before:
+            # It was left in the middle of its work.
+            os.write(1, _CALM)
+        termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
 @contextlib.contextmanager
@@ -33,11 +96,16 @@ def lent() -> Iterator[int]:
     before = termios.tcgetattr(person)
     master, slave = pty.openpty()
     _take_size(person, master)
-    relay = os.fork()
+    parent, relay = os.getpid(), os.fork()
     if relay == 0:
         try:
             os.close(slave)
+            # It may outlive the process in the foreground, and then has to be let to do what is left.
+            for number in (signal.SIGTTOU, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
             _pass_on(person, sys.stdout.fileno(), master)
+            if os.getppid() != parent:
+                _restore(before)
         finally:
             os._exit(0)
     try:
@@ -53,7 +121,8 @@ def lent() -> Iterator[int]:
 def _pass_on(person: int, shown: int, master: int) -> None:
     """Copy both ways until the terminal inside is closed."""
     signal.signal(signal.SIGWINCH, lambda _number, _frame: _take_size(person, master))
-    tty.setraw(person)
+    # What was typed meanwhile is for the one inside, too.
+    tty.setraw(person, termios.TCSADRAIN)
     sources = [person, master]
     while True:
         for source in select.select(sources, [], [])[0]:

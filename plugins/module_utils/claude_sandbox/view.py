@@ -19,7 +19,7 @@ def of(host: Host, record: Record, status: str) -> dict[str, Any]:
     spec, instance = record.asked(), record.instance
     live = instance if status == plan.RUNNING else None
     # A dead sandbox keeps its session, with the last screen, until it is stopped or started again.
-    kept = instance if status in (plan.RUNNING, plan.DEAD) else None
+    kept = instance if instance and not instance.foreground and status in (plan.RUNNING, plan.DEAD) else None
     view: dict[str, Any] = {
         "id": record.id,
         "name": record.name,

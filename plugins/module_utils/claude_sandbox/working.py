@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import display, inside, keys, lifecycle, prices, procs, screen, terminal, toolchain
+from . import agent, display, inside, keys, lifecycle, prices, procs, screen, terminal, toolchain
 from . import usage as usages
 from .commands import Completed, Invocation
 from .errors import ConflictError, shown
@@ -44,12 +44,22 @@ def execute(
 
 
 def enter(host: Host, record: Record, owner: Account, argv: Sequence[str]) -> int:
-    """Run a command inside in this process' terminal; its exit code."""
+    """Run a command inside in this process' terminal; its exit code.
+
+    Where something else than a terminal is read or written, the command has the standard streams of this process as
+    they are.
+    """
     instance, spec = inside.live_instance(record), record.asked()
     shell = toolchain.find(spec).shell
     env = {**instance.env, **keys.variables(record), "TERM": host.environ.get("TERM", "xterm")}
     invocation = Invocation(tuple(argv) or (shell,), env, spec.project_dir, shell)
     running, ways = lifecycle.running(record, instance, owner), lifecycle.backend(spec)
+    if not (os.isatty(0) and os.isatty(1)):
+
+        def pass_through() -> int:
+            return ways.interact(host, running, invocation, None)
+
+        return int(lifecycle.as_owner(host, owner, spec, pass_through, always_fork=True))
     with terminal.lent() as lent:
         if owner.uid != host.uid:
             os.fchown(lent, owner.uid, -1)
@@ -58,6 +68,13 @@ def enter(host: Host, record: Record, owner: Account, argv: Sequence[str]) -> in
             return ways.interact(host, running, invocation, lent)
 
         return int(lifecycle.as_owner(host, owner, spec, work, always_fork=True))
+
+
+def agent_argv(record: Record, owner: Account, arguments: Sequence[str]) -> tuple[str, ...]:
+    """What runs another agent of the same kind in a sandbox, with arguments of its own. Raises SandboxError."""
+    spec = dataclasses.replace(record.asked(), agent_args=list(arguments))
+    program, _binds = toolchain.agent_argv(spec, toolchain.find(spec), owner)
+    return (*program, *agent.arguments(spec, resumes=False))
 
 
 def exists(host: Host, record: Record, owner: Account, path: str) -> bool:

@@ -136,8 +136,11 @@ class Backend(Protocol):
     def execute(self, host: Host, running: Running, invocation: Invocation) -> Completed:
         """Run a command beside the agent, as bound as that. Raises SandboxError where the sandbox cannot be entered."""
 
-    def interact(self, host: Host, running: Running, invocation: Invocation, terminal: int) -> int:
-        """Run a command beside the agent in a terminal, given by its descriptor; its exit code."""
+    def interact(self, host: Host, running: Running, invocation: Invocation, terminal: int | None) -> int:
+        """Run a command beside the agent in a terminal, given by its descriptor; its exit code.
+
+        terminal: None for the standard streams of this process. Raises SandboxError where the backend cannot do so.
+        """
 
     def exists(self, host: Host, running: Running, path: str) -> bool:
         """Whether a path exists inside, as seen from there."""

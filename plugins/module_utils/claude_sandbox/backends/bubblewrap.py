@@ -190,8 +190,8 @@ def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
     return commands.run(invocation, _entrance(running.init))
 
 
-def interact(host: Host, running: Running, invocation: Invocation, terminal: int) -> int:
-    """The same in a terminal."""
+def interact(host: Host, running: Running, invocation: Invocation, terminal: int | None) -> int:
+    """The same in a terminal, or with the streams of this process."""
     return commands.run_in_terminal(invocation, _entrance(running.init), terminal)
 
 

@@ -31,7 +31,7 @@ _WAIT = f'IFS= read -r code <&{_PANE} && echo "$code" >&{_CODE}; exit "${{code:-
 _START_SECONDS = 20.0
 _STATUS_LIMIT = 16  # bytes
 # What asks at the other end of a socket who is there, and has one answer only: the account itself.
-_BY_ACCOUNT = ("audio", "dbus", "gpu", "keyring", "ssh_agent")
+_BY_ACCOUNT = ("x11", "wayland", "audio", "dbus", "gpu", "keyring", "ssh_agent")
 
 
 def problems(host: Host, spec: Spec) -> list[Problem]:
@@ -235,8 +235,10 @@ def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
     return Completed.from_json(done)
 
 
-def interact(host: Host, running: Running, invocation: Invocation, terminal: int) -> int:
+def interact(host: Host, running: Running, invocation: Invocation, terminal: int | None) -> int:
     """The same in a terminal."""
+    if terminal is None:
+        raise SandboxError("A container is entered from a terminal.", "Run a command in it instead.")
     namespaces.die_with_parent()
     content = {"invocation": invocation.to_json()}
     if privileged.connected():

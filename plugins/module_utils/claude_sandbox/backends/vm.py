@@ -38,7 +38,7 @@ _INSIDE, _GUEST, _WORK, _TOOLS = "/run/qemu", "/guest", f"/{guest.WORK}", f"/{gu
 _GUEST_FILES = ("kernel", "initrd")
 _NEEDED_INSIDE = {"qemu-ga": "qemu-guest-agent", "setpriv": "util-linux", "setsid": "util-linux", "env": "coreutils"}
 _XORG = ("/usr/lib/xorg/Xorg", "/usr/libexec/Xorg", "/usr/bin/Xorg")
-_NOT_SHARED = ("audio", "gpu", "dbus", "keyring", "ssh_agent", "nix")
+_NOT_SHARED = ("x11", "wayland", "audio", "gpu", "dbus", "keyring", "ssh_agent", "nix")
 _OF_MEMORY = ("/tmp", "/var/tmp")
 _STATUS_LIMIT = 65536  # bytes
 _LOG_LIMIT = 1 << 20  # bytes
@@ -407,7 +407,7 @@ def execute(host: Host, running: Running, invocation: Invocation) -> Completed:
     return done
 
 
-def interact(host: Host, running: Running, invocation: Invocation, terminal: int) -> int:
+def interact(host: Host, running: Running, invocation: Invocation, terminal: int | None) -> int:
     """A guest has one terminal, which is its agent's."""
     raise SandboxError(
         f"Sandbox {shown(running.name)} is a virtual machine, which has no second terminal.",
