@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Who is at the other end of a connection: a program of this host, one inside a sandbox, or another machine.
 
-A sandbox with the network on shares the host's loopback, so an address says nothing. The kernel's table of connections
-names the socket at the other end, and /proc who holds it. A process of a deeper pid namespace than ours is inside: of a
+A sandbox with the network on shares the host's loopback, so an address says nothing. The kernel names the socket at the
+other end, and /proc who holds it. A process of a deeper pid namespace than ours is inside: of a
 sandbox, or of any container.
 
 An agent may try to hide its socket: it can have it on its way through a socket of its own, where no process holds it,
@@ -17,6 +17,7 @@ import collections
 import contextlib
 import dataclasses
 import enum
+import errno
 import ipaddress
 import os
 import pwd
@@ -116,18 +117,22 @@ def look(connection: socket.socket) -> Peer:
     row = _row(theirs, ours)
     if row is None:
         return Peer(Kind.GONE if _is_of_this_host(theirs[0], ours[0]) else Kind.REMOTE)
-    uid, inode = row
-    kind = _kind(inode, uid)
+    kind = _kind(row.inode, row.uid)
     if kind is Kind.UNSEEN and _row(theirs, ours) != row:
         # It ended while we looked.
         kind = Kind.GONE
-    return Peer(kind, uid)
+    return Peer(kind, row.uid)
 
 
 def _end(address: tuple[str, int]) -> _End:
-    found = ipaddress.ip_address(address[0].partition("%")[0])
+    return _plain(address[0].partition("%")[0]), address[1]
+
+
+def _plain(address: str | bytes) -> _Address:
+    """An address of IPv4 as such, also where a socket of IPv6 has it."""
+    found = ipaddress.ip_address(address)
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return mapped or found, address[1]
+    return mapped or found
 
 
 def _is_of_this_host(theirs: _Address, ours: _Address) -> bool:
@@ -147,16 +152,96 @@ def _is_of_this_host(theirs: _Address, ours: _Address) -> bool:
     return True
 
 
-# The kernel's table
+# What the kernel knows of the socket
 
 
-def _row(local: _End, remote: _End) -> tuple[int, int] | None:
-    """The uid and the inode of the socket that has these ends; None where no process has it (any more).
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """The account that made a socket, and the socket's inode."""
+
+    uid: int
+    inode: int
+
+
+def _row(local: _End, remote: _End) -> _Row | None:
+    """The socket that has these ends; None where no process has it (any more).
 
     A socket that was closed lives on for a while, as nobody's: its inode is 0 then, and so is its uid, which is not to
     be taken for root's.
     """
-    rows = [row for path, table_row in _places(local, remote) for row in _rows(path, table_row) if row[1]]
+    try:
+        found = _asked(local, remote)
+        # Modules that are not loaded answer as if there were no socket: but our own end there is.
+        if found is not None or _asked(remote, local) is not None:
+            return found
+    except OSError:
+        pass
+    return _listed(local, remote) or _listed(local, remote)
+
+
+# By asking for that one: see sock_diag(7)
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_NLMSG_ERROR = 2
+_NO_COOKIE = (1 << 64) - 1
+_SOCKET_ID = "HH16s16sIQ"  # inet_diag_sockid: both ports, both addresses, an interface, a cookie
+_HEAD = struct.Struct("=IHHII")  # nlmsghdr
+_QUESTION = struct.Struct(f"=BBBxI{_SOCKET_ID}")  # inet_diag_req_v2
+_ANSWER = struct.Struct(f"=BBxx{_SOCKET_ID}12xII")  # inet_diag_msg
+
+
+def _asked(local: _End, remote: _End) -> _Row | None:
+    """The socket as the kernel finds it for a packet. Raises OSError where it cannot be asked."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(1)
+        for interface in _interfaces():
+            kernel.send(_question(local, remote, interface))
+            found = _answered(kernel.recv(4096), local, remote)
+            if found is not None:
+                return found
+    return None
+
+
+def _interfaces() -> Iterator[int]:
+    """A socket may be bound to one, as anybody's may, and is only found by way of that."""
+    yield 0
+    for index, _interface in socket.if_nameindex():
+        yield index
+
+
+def _question(local: _End, remote: _End, interface: int) -> bytes:
+    family = socket.AF_INET if local[0].version == 4 else socket.AF_INET6
+    ports, addresses = (socket.htons(local[1]), socket.htons(remote[1])), (local[0].packed, remote[0].packed)
+    every_state = 0xFFFFFFFF
+    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, every_state, *ports, *addresses, interface, _NO_COOKIE)
+    return _HEAD.pack(_HEAD.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 0, 0) + body
+
+
+def _answered(message: bytes, local: _End, remote: _End) -> _Row | None:
+    if len(message) < _HEAD.size + 4:
+        raise OSError(errno.EPROTO, "the kernel's answer is cut off")
+    if _HEAD.unpack_from(message)[1] == _NLMSG_ERROR:
+        number = -struct.unpack_from("=i", message, _HEAD.size)[0]
+        if number == errno.ENOENT:
+            return None
+        raise OSError(number, os.strerror(number))
+    family, _state, *ports, source, target, _interface, _cookie, uid, inode = _ANSWER.unpack_from(message, _HEAD.size)
+    ends = [
+        (_plain(address[:4] if family == socket.AF_INET else address), socket.ntohs(port))
+        for address, port in zip((source, target), ports, strict=True)
+    ]
+    # Where nobody has these ends any more it may be a listener, whose other end is nothing, or what is left of one that
+    # was closed, whose inode is none.
+    return _Row(uid, inode) if inode and ends == [local, remote] else None
+
+
+# By the table of all, where the kernel cannot be asked
+
+
+def _listed(local: _End, remote: _End) -> _Row | None:
+    rows = [row for path, table_row in _places(local, remote) for row in _rows(path, table_row) if row.inode]
     # One address is one socket's: more than one means that the table changed while it was read.
     return rows[0] if len(rows) == 1 else None
 
@@ -184,8 +269,8 @@ def _hex(end: _End) -> str:
     return "".join(f"{word:08X}" for word in words) + f":{end[1]:04X}"
 
 
-def _rows(path: str, ends: bytes) -> Iterator[tuple[int, int]]:
-    """uid and inode of the rows with these ends."""
+def _rows(path: str, ends: bytes) -> Iterator[_Row]:
+    """The rows with these ends."""
     try:
         with open(path, "rb") as file:
             table = file.read()
@@ -195,7 +280,7 @@ def _rows(path: str, ends: bytes) -> Iterator[tuple[int, int]]:
         # State, queues, timer, retransmissions, uid, timeout, inode.
         words = table[match.end() : match.end() + 120].split(b"\n", 1)[0].split()
         with contextlib.suppress(IndexError, ValueError):
-            yield int(words[4]), int(words[6])
+            yield _Row(int(words[4]), int(words[6]))
 
 
 # The processes

@@ -316,7 +316,7 @@ def connected(family: int = socket.AF_INET, at: str = "127.0.0.1", to: str | Non
             yield Pair(client, accepted)
 
 
-@pytest.mark.parametrize(
+FAMILIES = pytest.mark.parametrize(
     "family,at,to",
     [
         (socket.AF_INET, "127.0.0.1", None),
@@ -327,17 +327,100 @@ def connected(family: int = socket.AF_INET, at: str = "127.0.0.1", to: str | Non
     ],
     ids=["4", "6", "4-to-6", "mapped-to-6", "mapped-to-4"],
 )
+
+
+def _no_table(*_arguments: object) -> Iterator[peer._Row]:
+    raise AssertionError("all connections were read")
+
+
+def _no_netlink(*_arguments: object) -> bytes:
+    raise PermissionError(1, "as a filter of system calls says")
+
+
+@pytest.fixture(params=["by asking", "by the table"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How the socket at the other end is found."""
+    if request.param == "by asking":
+        monkeypatch.setattr(peer, "_rows", _no_table)
+    else:
+        monkeypatch.setattr(peer, "_question", _no_netlink)
+
+
+@FAMILIES
+@pytest.mark.usefixtures("way")
 def test_addresses_of_both_families_are_found(family: int, at: str, to: str | None) -> None:
     with connected(family, at, to) as pair:
         assert peer.look(pair.accepted) == Peer(Kind.OUTSIDE, os.geteuid())
 
 
-def test_whoever_closed_the_connection_is_gone() -> None:
-    with connected() as pair:
+@FAMILIES
+@pytest.mark.usefixtures("way")
+def test_whoever_closed_the_connection_is_gone(family: int, at: str, to: str | None) -> None:
+    with connected(family, at, to) as pair:
         pair.client.shutdown(socket.SHUT_WR)
         assert peer.look(pair.accepted).kind is Kind.OUTSIDE  # it still waits for the answer
         pair.client.close()
         assert peer.look(pair.accepted) == Peer(Kind.GONE)
+
+
+@as_root
+@pytest.mark.usefixtures("way")
+def test_a_socket_of_another_account_is_told() -> None:
+    code = "import socket, sys, time; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); time.sleep(60)"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        argv = [PYTHON, "-I", "-c", code, str(listener.getsockname()[1])]
+        with subprocess.Popen(argv, cwd="/", user=OTHER, group=OTHER, extra_groups=[]) as caller:
+            try:
+                with listener.accept()[0] as accepted:
+                    assert peer.look(accepted) == Peer(Kind.OUTSIDE, OTHER)
+            finally:
+                caller.kill()
+
+
+@pytest.mark.usefixtures("way")
+def test_a_socket_that_is_bound_to_an_interface_is_found() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        client.connect(listener.getsockname())
+        with listener.accept()[0] as accepted:
+            assert peer.look(accepted) == Peer(Kind.OUTSIDE, os.geteuid())
+
+
+@pytest.mark.usefixtures("way")
+def test_what_is_left_of_a_socket_is_not_taken_for_the_caller() -> None:
+    with connected() as pair:
+        client, server = peer._end(pair.client.getsockname()), peer._end(pair.client.getpeername())
+        assert peer._row(client, server) == peer._Row(os.geteuid(), os.fstat(pair.client.fileno()).st_ino)
+        pair.client.close()
+        # Both ways: our own end is here still, and no process has the other.
+        assert peer._row(server, client) == peer._Row(os.geteuid(), os.fstat(pair.accepted.fileno()).st_ino)
+        assert peer._row(client, server) is None
+
+
+def test_a_listener_is_not_taken_for_the_caller() -> None:
+    """The kernel answers with it where nobody else has that address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, connected() as pair:
+        assert peer._asked(peer._end(listener.getsockname()), peer._end(pair.client.getsockname())) is None
+
+
+def test_the_table_is_read_where_nobody_answers_for_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's answer is the same where it has no module for that."""
+    monkeypatch.setattr(peer, "_answered", lambda _message, _local, _remote: None)
+    with connected() as pair:
+        assert peer.look(pair.accepted) == Peer(Kind.OUTSIDE, os.geteuid())
+
+
+@pytest.mark.parametrize("torn", [[], [peer._Row(1, 2), peer._Row(3, 4)]], ids=["missed", "twice"])
+def test_a_table_that_changed_while_it_was_read_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, torn: list[peer._Row]
+) -> None:
+    monkeypatch.setattr(peer, "_question", _no_netlink)
+    monkeypatch.setattr(peer, "_places", lambda local, remote: [("a table", peer._written(local, remote))])
+    with connected() as pair:
+        caller = peer._Row(os.geteuid(), os.fstat(pair.client.fileno()).st_ino)
+        reads = iter([torn, [caller], []])
+        monkeypatch.setattr(peer, "_rows", lambda _path, _ends: next(reads))
+        assert peer.look(pair.accepted) == Peer(Kind.OUTSIDE, os.geteuid())
 
 
 def test_whoever_goes_while_being_looked_for_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
