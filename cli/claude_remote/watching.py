@@ -34,7 +34,7 @@ _INSTALL = "apt-get install unison, or brew install unison"
 _SKIPPED_RULE = re.compile(r"  skipped: (.*) \((.*)\)")
 _FAILED_RULE = re.compile(r"  failed: (.*)")
 _ACT_RULE = re.compile(r"\[BGN\] (Copying|Updating file|Deleting) (.*)")
-_ENDED = ("Synchronization complete", "Synchronization incomplete", "Nothing to do", "No updates to propagate")
+_EMPTIED = "completely emptied"
 _LOST = ("Lost connection", "Connection closed", "Server unexpectedly closed", "Broken pipe")
 _SKIPPED_CODE, _FAILED_CODE = 1, 2
 
@@ -62,6 +62,10 @@ class Report:
             say(f"failed: {inert(found[1])}")
         elif found := _ACT_RULE.fullmatch(line):
             self._act(found)
+        elif _EMPTIED in line:
+            self.fatal = _EMPTIED
+        elif self.fatal == _EMPTIED:
+            pass
         elif line.startswith(("Fatal error:", "Error:")):
             self.fatal = line
         elif self.fatal and line.strip() and len(self.fatal) < 500:
@@ -163,6 +167,9 @@ def _reconnect(manager: Manager) -> None:
 
 
 def _failure(manager: Manager, report: Report) -> RemoteError:
+    if report.fatal == _EMPTIED:
+        what = "One side has been completely emptied; nothing was deleted on the other."
+        return RemoteError(what, "Put the files back; or, if it was meant, empty the other side, too.", FAILED)
     said = inert(report.fatal)[:500] or "Unison ended, and did not say why."
     if any(each in said for each in _LOST):
         return RemoteError(f"The connection to {manager.target.host} was lost.", "Try again.", CONNECTION)
