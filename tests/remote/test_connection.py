@@ -4,17 +4,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import subprocess
 import threading
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.manager.served import Served
+from tests.remote.impostor import health, impostor
 from tests.remote.server import Laptop, Server
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\r\nclaude-remote: all is well"
@@ -117,44 +114,12 @@ def test_a_login_that_talks(here: Laptop, served: Served) -> None:
         profile.write_text(before)
 
 
-@contextlib.contextmanager
-def _impostor(answers: dict[str, tuple[int, bytes]], content_type: str = "application/json") -> Iterator[int]:
-    """Something else at a port of the server."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, content = answers.get(self.path.partition("?")[0], (404, b"nothing"))
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_POST = do_GET  # noqa: N815 - the name is the base class'
-
-        def log_message(self, *_args: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as made:
-        thread = threading.Thread(target=made.serve_forever)
-        thread.start()
-        try:
-            yield made.server_address[1]
-        finally:
-            made.shutdown()
-            thread.join()
-
-
-def _health(version: str = "0.1.0") -> tuple[int, bytes]:
-    return 200, json.dumps({"status": "ok", "version": version}).encode()
-
-
 def _at(port: int) -> dict[str, str]:
     return {"CLAUDE_REMOTE_PORT": str(port)}
 
 
 def test_no_manager_but_something_else(here: Laptop, server: Server) -> None:
-    with _impostor({"/healthz": (200, b"<html>ok</html>")}) as port:
+    with impostor({"/healthz": (200, b"<html>ok</html>")}) as port:
         done = here.run("list", environ=_at(port))
         assert (done.returncode, "is no manager" in _line(done)) == (1, True)
     import socket
@@ -175,14 +140,14 @@ def test_no_manager_but_something_else(here: Laptop, server: Server) -> None:
 
 
 def test_another_version(here: Laptop) -> None:
-    with _impostor({"/healthz": _health("0.9.3"), "/api/sandboxes": (200, b"[]")}) as port:
+    with impostor({"/healthz": health("0.9.3"), "/api/sandboxes": (200, b"[]")}) as port:
         done = here.run("list", environ=_at(port))
         assert (done.returncode, "runs version 0.9.3, this is 0.1.0" in _line(done)) == (0, True)
         # Said once for a connection.
         assert here.run("list", environ=_at(port)).stderr == ""
         lacking = here.run("metrics", environ=_at(port))
         assert (lacking.returncode, "does not know /api/metrics/system" in _line(lacking)) == (1, True)
-    with _impostor({"/healthz": _health("0+clone"), "/api/sandboxes": (200, b"[]")}) as port:
+    with impostor({"/healthz": health("0+clone"), "/api/sandboxes": (200, b"[]")}) as port:
         assert here.run("list", environ=_at(port)).stderr == ""
 
 
@@ -190,14 +155,14 @@ def test_an_evil_server_says_nothing_to_the_terminal(here: Laptop) -> None:
     evil = {"name": f"a{EVIL}", "id": EVIL, "status": EVIL, "backend": EVIL, "user": EVIL, "project_dir": EVIL}
     problem = json.dumps({"detail": EVIL, "hint": EVIL, "status": 409}).encode()
     answers = {
-        "/healthz": _health(f"7.{EVIL}"),
+        "/healthz": health(f"7.{EVIL}"),
         "/api/sandboxes": (200, json.dumps([evil, {**evil, "name": "one", "created_at": EVIL}]).encode()),
         "/api/sandboxes/one/logs": (200, json.dumps({"lines": [EVIL], "next": "0.1"}).encode()),
         "/api/sandboxes/one/stop": (409, problem),
         "/api/metrics/system": (200, json.dumps({EVIL: EVIL}).encode()),
         "/api/sandboxes/one/metrics": (200, json.dumps({"status": EVIL, "activity": EVIL, "process": [1]}).encode()),
     }
-    with _impostor(answers) as port:
+    with impostor(answers) as port:
         for words in (
             ["list"],
             ["list", "--json"],
@@ -218,7 +183,7 @@ def test_an_evil_server_gives_no_command(here: Laptop, field: str) -> None:
     """What it says of a session is checked before it becomes words for a shell, or options for sudo."""
     view = {"name": "one", "id": "ab12", "status": "running", "user": "x", "tmux_socket": "/x", "tmux_session": "main"}
     view[field] = "-x; touch owned"
-    with _impostor({"/healthz": _health(), "/api/sandboxes": (200, json.dumps([view]).encode())}) as port:
+    with impostor({"/healthz": health(), "/api/sandboxes": (200, json.dumps([view]).encode())}) as port:
         terminal = here.spawn("attach", "one", environ=_at(port))
         terminal.expect_exact(f"The manager says a {field} that is none")
         terminal.wait()
@@ -227,7 +192,7 @@ def test_an_evil_server_gives_no_command(here: Laptop, field: str) -> None:
 
 def test_what_could_be_several(here: Laptop) -> None:
     views = [{"name": "one", "id": "ab12"}, {"name": "two", "id": "ab34"}, {"name": "ab", "id": "ff00"}]
-    with _impostor({"/healthz": _health(), "/api/sandboxes": (200, json.dumps(views).encode())}) as port:
+    with impostor({"/healthz": health(), "/api/sandboxes": (200, json.dumps(views).encode())}) as port:
         done = here.run("stop", "a", environ=_at(port))
         assert (done.returncode, "one (ab12), two (ab34)" in _line(done)) == (4, True)
         # A name comes before the beginning of an id.

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 
 import pexpect
 
 from tests.manager.served import Served
+from tests.remote.impostor import health, impostor
 from tests.remote.server import Laptop, Server
 
 
@@ -95,3 +97,18 @@ def test_the_port_is_on_loopback_alone(here: Laptop, served: Served, cable: tupl
         assert probe.connect_ex((address, 18081)) != 0
     tunnel.sendintr()
     tunnel.expect("The tunnel is closed")
+
+
+def test_only_the_path_of_a_link_is_the_server_s(here: Laptop) -> None:
+    """A browser is led to the tunnel's own end, whatever the server answers."""
+    code = "c" * 43
+    for url, path in ((f"http://evil.example/login/{code}", f"/login/{code}"), (f"file:///login/{code}", None)):
+        answers = {"/healthz": health(), "/api/login-links": (201, json.dumps({"url": url}).encode())}
+        with impostor(answers) as port:
+            tunnel = here.spawn("ui", "--no-browser", environ={"CLAUDE_REMOTE_PORT": str(port)})
+            if path is None:
+                tunnel.expect_exact("The manager gave no link to log in.")
+            else:
+                tunnel.expect(rf"http://127\.0\.0\.1:\d+{path}\r\n")
+                tunnel.sendintr()
+                tunnel.expect("The tunnel is closed")
