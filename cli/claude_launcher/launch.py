@@ -107,11 +107,10 @@ def _stop(engine: Sandboxes, project: str, there: Sequence[Record]) -> int:
 
 def _join(engine: Sandboxes, record: Record, asked: argparse.Namespace, theirs: Sequence[str]) -> int:
     _say(f"joining {record.name}, which runs on {record.asked().project_dir} already (--new makes another).")
-    if asked.shell:
-        return engine.enter(record.name, theirs)
-    if theirs or (record.instance is not None and record.instance.foreground):
-        return engine.join(record.name, theirs)
-    return _attached(engine, record)
+    attachable = record.instance is not None and not record.instance.foreground and not theirs
+    if attachable and asked.shell is (record.asked().agent == ["shell"]):
+        return _attached(engine, record)
+    return engine.enter(record.name, theirs) if asked.shell else engine.join(record.name, theirs)
 
 
 def _start(engine: Sandboxes, project: str, asked: argparse.Namespace, theirs: Sequence[str]) -> int:
@@ -240,16 +239,21 @@ def _show(command: str, pane: Process) -> None:
 def _follow(path: str, pane: Process) -> None:
     """Without a terminal: pass on what the session's program writes, until it ends."""
     log, quiet = files.open_regular(path), 0
-    while pane.alive() or quiet < _QUIET_LOOKS:
+    while quiet < _QUIET_LOOKS:
+        over = not pane.alive()
         piece = log.read() if log is not None else b""
-        quiet = 0 if piece else quiet + 1
-        sys.stdout.buffer.write(piece.replace(b"\r\n", b"\n"))
-        sys.stdout.buffer.flush()
         if piece:
+            quiet = 0
+            sys.stdout.buffer.write(piece.replace(b"\r\n", b"\n"))
+            sys.stdout.buffer.flush()
             continue
         if log is None or _is_another(log, path):
             log = files.open_regular(path)
-        pane.wait(_LOOK_SECONDS) if pane.alive() else time.sleep(_LOOK_SECONDS)
+        quiet += over
+        if over:
+            time.sleep(_LOOK_SECONDS)
+        else:
+            pane.wait(_LOOK_SECONDS)
 
 
 def _is_another(log: BinaryIO, path: str) -> bool:
