@@ -107,7 +107,7 @@ manager: env static ## The dashboard and the API, at 127.0.0.1:3000
 
 # --- Tests ----------------------------------------------------------------------------------------------------------------
 
-PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration web e2e
+PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration commands web e2e
 # Our own scripts, by their first line.
 SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh')
 
@@ -138,9 +138,9 @@ lint: ## ruff, mypy, shellcheck, yamllint
 	$(begin)
 	ruff check .
 	ruff format --check .
-	mypy --exclude tests/manager -p ansible_collections.claude_code.nix_sandbox.plugins -p tests -p bench
+	mypy --exclude 'tests/(launcher|manager|remote)' -p ansible_collections.claude_code.nix_sandbox.plugins -p tests -p bench
 	# Here the engine has the name that it has in the wheel.
-	MYPYPATH=plugins/module_utils mypy -p manager_app -p tests.manager
+	MYPYPATH=plugins/module_utils:cli mypy -p claude_launcher -p claude_remote -p manager_app -p tests.launcher -p tests.manager -p tests.remote
 	shellcheck $(SCRIPTS)
 	yamllint --strict .
 
@@ -174,6 +174,11 @@ define with_claude
 	command -v claude >/dev/null || ansible localhost -c local -m ansible.builtin.include_role -a name=claude_code.nix_sandbox.sandbox
 endef
 
+commands: ## claude-sandbox and claude-remote, through a terminal
+	$(begin)
+	$(with_claude)
+	pytest tests/launcher tests/remote --junitxml=.cache/results/commands.xml
+
 web: static ## The manager: its parts, its API, its pages in a browser
 	$(begin)
 	$(with_claude)
@@ -192,7 +197,7 @@ bench: env-dev ## One line a figure: NAME RATIO <= LIMIT ok
 # What the tests start that pip cannot give: command → package.
 DEPS := bwrap:bubblewrap systemd-nspawn:systemd-container sudo:sudo qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent \
 	Xorg:xserver-xorg-core debootstrap:debootstrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
-	shellcheck:shellcheck git:git npm:npm node:nodejs
+	sshd:openssh-server rsync:rsync unison:unison shellcheck:shellcheck git:git npm:npm node:nodejs
 
 # What the tests' virtual machines start from; only root makes and tests them.
 .PHONY: test-guest
