@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -64,6 +65,8 @@ def test_what_grants_says_is_what_is_given(person: Person) -> None:
     """With the same words, before and inside."""
     (person.project / ".claude-sandbox.toml").write_text("grants.gh = false\n")
     (person.home / ".ssh").mkdir(exist_ok=True)
+    # As it is before the first one.
+    shutil.rmtree(person.home / ".claude", ignore_errors=True)
     person.account.own(person.home / ".ssh")
     words = ("--no-grant", "git", "--mount", "/usr/share:/shared", "--no-network")
     found = json.loads(person.run("grants", "--json", *words).stdout)

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from . import grants, lifecycle, toolchain
+from . import claude, grants, lifecycle, toolchain
 from .host import Account, Host
 from .registry import Record, Registry
 from .spec import Spec
@@ -27,7 +28,8 @@ def of(host: Host, spec: Spec, owner: Account, registry: Registry) -> dict[str, 
     place = dataclasses.replace(lifecycle.place(host, task, None), guest_has=own)
     # The display is started with the sandbox; that it can be is a question for `problems`.
     asked = dataclasses.replace(spec, grants={**spec.grants, "display": False}) if spec.granted("display") else spec
-    granted = grants.resolve(asked, place, _exists(lifecycle.host_cookie(task.folder)))
+    made = (lifecycle.host_cookie(task.folder), f"{owner.home}/.claude/{claude.CREDENTIALS}")
+    granted = grants.resolve(asked, place, _exists(made))
     given = [*granted.given, *(["display"] if spec.granted("display") else [])]
     return {
         "project_dir": spec.project_dir,
@@ -47,6 +49,6 @@ def _given(name: str, place: grants.Owner) -> dict[str, Any]:
     return {"grant": name, "words": grants.TABLE[name].words, "paths": paths}
 
 
-def _exists(cookie: str) -> grants.Exists:
-    """What is there now; the cookie is made for the sandbox."""
-    return lambda path: path == cookie or lifecycle.readable(path)
+def _exists(made: Sequence[str]) -> grants.Exists:
+    """What is there now, or is made for the sandbox."""
+    return lambda path: path in made or lifecycle.readable(path)
