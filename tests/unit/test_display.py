@@ -233,3 +233,56 @@ def test_a_server_that_cannot_be_executed_is_not_told_as_a_lack_of_displays(tmp_
     (tmp_path / "Xvfb").write_text("no program")
     with pytest.raises((OSError, SandboxError), match=r"Xvfb|Exec format"):
         display.Starting(host, str(tmp_path), SIZE, glx=False)
+
+
+# The cookies of an account's own display.
+
+
+def entry(family: int, address: bytes, number: bytes, data: bytes, protocol: bytes = PROTOCOL) -> bytes:
+    """One entry of a cookie file."""
+    fields = b"".join(struct.pack(">H", len(field)) + field for field in (address, number, protocol, data))
+    return struct.pack(">H", family) + fields
+
+
+def test_the_cookies_of_one_display_on_any_name(tmp_path: Path) -> None:
+    """Of another display there is none: its server is not what was granted."""
+    own = entry(256, b"desk", b"0", b"a" * 16) + entry(256, b"desk", b"1", b"b" * 16)
+    own += entry(0, b"\x7f\0\0\1", b"0", b"c" * 16) + entry(0xFFFF, b"", b"", b"d" * 16)
+    display.write_cookies(str(tmp_path / "xauth"), own, 0)
+    found = entries((tmp_path / "xauth").read_bytes())
+    assert found == [(0xFFFF, b"", b"", PROTOCOL, each * 16) for each in (b"a", b"c", b"d")]
+    assert stat.S_IMODE((tmp_path / "xauth").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5, 20, 47])
+def test_a_cookie_file_that_is_cut_off(tmp_path: Path, cut: int) -> None:
+    whole = entry(256, b"desk", b"0", b"a" * 16)
+    display.write_cookies(str(tmp_path / "xauth"), whole + whole[:cut], 0)
+    assert len(entries((tmp_path / "xauth").read_bytes())) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"\xff" * 99, b"no cookies at all\n", b"\1\0\0\0\0\0\0\0\0"])
+def test_what_is_no_cookie_file_gives_none(tmp_path: Path, content: bytes) -> None:
+    display.write_cookies(str(tmp_path / "xauth"), content, 0)
+    assert (tmp_path / "xauth").read_bytes() == b""
+
+
+@needs_xvfb
+def test_a_server_that_does_not_stay_ends_with_its_process(tmp_path: Path) -> None:
+    """Also where that is killed."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            started = display.Starting(Host.this(), str(tmp_path), SIZE, glx=False, stays=False)
+            os.write(write, f"{started.ready().server.pid}\n".encode())
+            time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(write)
+    with open(read) as pipe:
+        server = procs.identify(int(pipe.readline()))
+    assert server is not None
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    assert server.wait(PATIENCE)
