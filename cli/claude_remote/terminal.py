@@ -40,7 +40,7 @@ def attach(options: Any) -> int:
     sandbox = _running(manager, manager.sandbox(options.ref))
     words = ["sh", "-c", _KNOWN_TERM, "sh", *_tmux(manager.link.facts.login, sandbox)]
     code = _in_terminal(manager.link.run_argv(shlex.join(words), "-t", "-e", "none"))
-    if code == _LOST:
+    if code == _LOST or code < 0:
         what = f"The connection was lost; {sandbox['name']} goes on."
         raise RemoteError(what, f"claude-remote attach {sandbox['name']}", CONNECTION)
     if code != OK:

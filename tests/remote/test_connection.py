@@ -29,7 +29,7 @@ def test_no_host(here: Laptop) -> None:
     assert (done.returncode, "Set CLAUDE_REMOTE_HOST" in _line(done)) == (2, True)
 
 
-@pytest.mark.parametrize("host", ["-oProxyCommand=touch x", "a b", "x\x1b[0m"])
+@pytest.mark.parametrize("host", ["-oProxyCommand=touch${IFS}x", "a b", "x\x1b[0m"])
 def test_a_host_that_is_none(here: Laptop, host: str) -> None:
     done = here.run("list", environ={"CLAUDE_REMOTE_HOST": host})
     assert (done.returncode, "is no host" in _line(done)) == (2, True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from tests.manager.served import Served
@@ -233,6 +234,8 @@ def test_logs_follow(here: Laptop, served: Served) -> None:
     assert made["tmux_socket"]
     subprocess.run(["tmux", "-S", made["tmux_socket"], "send-keys", "-t", "main", "hello", "Enter"], check=True)
     follower.expect("got hello")
+    # Each line once, however often it is asked.
+    assert follower.expect(["got hello", pexpect.TIMEOUT], timeout=3) == 1
     follower.sendintr()
     follower.expect_exact("")
     follower.wait()

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import termios
 import time
 from typing import Any
@@ -12,7 +14,7 @@ import pexpect
 import pytest
 
 from tests.manager.served import Served
-from tests.remote.server import Laptop, Server
+from tests.remote.server import Laptop, Server, below
 
 ECHO_AND_LINES = termios.ECHO | termios.ICANON | termios.ISIG
 
@@ -46,13 +48,18 @@ def test_attach(here: Laptop, as_root: Laptop, served: Served, login: str) -> No
     assert served.call("GET", "/api/sandboxes/one").json()["status"] == "running"
 
 
-def test_a_lost_connection_leaves_the_terminal_whole(here: Laptop, served: Served, server: Server) -> None:
+@pytest.mark.parametrize("how", ["by the server", "by a kill"])
+def test_a_lost_connection_leaves_the_terminal_whole(here: Laptop, served: Served, server: Server, how: str) -> None:
     served.make("one", agent=["sh", "-c", "printf '\\033[?1000h\\033[?1049h'; PS1='box$ ' exec sh"])
     terminal = here.spawn("attach", "one")
     before = ECHO_AND_LINES
     terminal.expect(r"box\$ ")
     assert _modes(terminal) != before, "the session does not have the terminal"
-    server.cut()
+    if how == "by the server":
+        server.cut()
+    else:
+        for pid in below(terminal.pid):
+            os.kill(pid, signal.SIGKILL)
     terminal.expect("The connection was lost; one goes on. claude-remote attach one")
     sent = str(terminal.before)
     assert "\x1b[?1049l" in sent.rpartition("box$")[2]
