@@ -27,6 +27,12 @@ class _Eyes:
         self.stream: socket.socket | None = None
 
 
+def _end(eyes: _Eyes) -> None:
+    if eyes.stream is not None:
+        eyes.stream.close()
+        eyes.stream = None
+
+
 class Eyes:
     """Asks the observers, and has them started when they are first needed, and again when they have ended."""
 
@@ -45,22 +51,32 @@ class Eyes:
             eyes = self._all.setdefault(uid, _Eyes())
         with eyes.lock:
             try:
-                if eyes.stream is None:
-                    eyes.stream = self._forks.open("observe")
-                    eyes.stream.settimeout(_SECONDS)
-                    wire.send(eyes.stream, {"uid": uid, "state_dir": self._registry.state_dir})
-                wire.send(eyes.stream, {"do": do, **question})
-                reply, blob = wire.receive(eyes.stream)
+                self._send(eyes, uid, {"do": do, **question})
+                reply, blob = wire.receive(self._stream(eyes, uid))
             except (EOFError, OSError):
                 # Half an answer is of no use to the next who asks.
-                if eyes.stream is not None:
-                    eyes.stream.close()
-                    eyes.stream = None
+                _end(eyes)
                 raise UnavailableError(
                     "Nothing can be seen of the sandboxes just now: the process that looks at them ended, or hangs.",
                     "Try again.",
                 ) from None
         return wire.value(reply), blob
+
+    def _send(self, eyes: _Eyes, uid: int, question: dict[str, Any]) -> None:
+        try:
+            wire.send(self._stream(eyes, uid), question)
+        except (BrokenPipeError, ConnectionResetError):
+            # The observer ended since the last question. It has not seen this one, which would change nothing either.
+            _end(eyes)
+            wire.send(self._stream(eyes, uid), question)
+
+    def _stream(self, eyes: _Eyes, uid: int) -> socket.socket:
+        """To the observer, which is started where there is none."""
+        if eyes.stream is None:
+            eyes.stream = self._forks.open("observe")
+            eyes.stream.settimeout(_SECONDS)
+            wire.send(eyes.stream, {"uid": uid, "state_dir": self._registry.state_dir})
+        return eyes.stream
 
     def question(self, record: Record) -> tuple[int, dict[str, Any]]:
         """The uid of a sandbox's account, and what its observer has to know of the sandbox. Raises SandboxError."""

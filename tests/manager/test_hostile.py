@@ -492,6 +492,19 @@ def test_the_observer_is_killed(served: Served) -> None:
     assert not crashes(served)
 
 
+def test_the_observer_is_killed_between_two_questions(served: Served) -> None:
+    """Nobody notices: whoever asks next has another one started."""
+    served.make("box")
+    for path in ("screen", "logs", "metrics"):
+        before = _observer(served)
+        os.kill(before, signal.SIGKILL)
+        assert until(lambda before=before: not Path(f"/proc/{before}").exists())
+        answer = served.call("GET", f"/api/sandboxes/box/{path}")
+        assert answer.status_code == 200, answer.text
+        assert _observer(served) != before
+    assert not crashes(served)
+
+
 def test_the_observer_is_killed_in_the_middle(served: Served) -> None:
     """By whoever, at any time: every request is answered, and none with what was for another."""
     served.make("box", agent=["sh", "-c", "echo these words; sleep 60"])
