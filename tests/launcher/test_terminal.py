@@ -111,6 +111,35 @@ def test_it_is_a_job_of_the_shell_outside(person: Person) -> None:
     assert terminal.code() == 0
 
 
+def test_claude_stopped_and_gone_on_with(person: Person) -> None:
+    """Its own Ctrl-Z stops it alone; another one is for the shell outside, and fg goes on with both."""
+    terminal = person.terminal(argv=["/bin/bash", "--norc", "-i"])
+    prompted(terminal)
+    terminal.line(" ".join(person.argv("--no-grant", "display")))
+    terminal.see(PROMPT)
+    time.sleep(0.5)
+    terminal.type("\x1a")
+    terminal.see("Claude Code has been suspended")
+    time.sleep(0.3)
+    terminal.type("\x1a")
+    terminal.see("Stopped")
+    terminal.line("echo out''side; fg")
+    terminal.see("outside", PROMPT)
+    time.sleep(0.5)
+    terminal.type("SAY: and on")
+    time.sleep(0.5)
+    terminal.type("\r")
+    terminal.see("● and on")
+    time.sleep(0.5)
+    terminal.type("\x03")
+    terminal.see("Press Ctrl-C again to exit")
+    terminal.type("\x03")
+    time.sleep(1)
+    terminal.line("echo code=$?; exit")
+    terminal.see("code=0")
+    assert terminal.code() == 0
+
+
 def test_after_it_the_shell_outside_has_its_terminal_again(person: Person) -> None:
     """A shell inside makes itself the terminal's foreground: nobody would be left in it."""
     terminal = person.terminal(argv=["/bin/bash", "--norc", "-i"])
@@ -319,7 +348,7 @@ def test_it_cannot_type_into_the_terminal(person: Person, joined: bool) -> None:
     assert shown.count("TIOCSTI 1") == 3, shown
     assert shown.count("TIOCLINUX 1") == 3, shown
     assert "wide -1 1" in shown
-    for each in {tried, terminal}:
+    for each in dict.fromkeys((tried, terminal)):
         each.line("exit")
         assert each.code() == 0
 
