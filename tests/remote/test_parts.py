@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.claude_remote import arguments, changing, config, exchange, manager, runtime, text, watching
-from cli.claude_remote.errors import AMBIGUOUS, NOT_FOUND, USAGE, LostError, RemoteError, UnansweredError
+from claude_remote import arguments, changing, config, exchange, manager, runtime, text, watching
+from claude_remote.errors import AMBIGUOUS, NOT_FOUND, USAGE, LostError, RemoteError, UnansweredError
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "cli/claude_remote"
