@@ -31,15 +31,13 @@ import sys
 
 from flask import Flask, Response
 
-from manager_app import __main__ as manager
-from manager_app import config, logs
+from manager_app import config, logs, server
 
 
-class Plain(manager._Server):
+class Plain(server.Server):
     def load_config(self):
         super().load_config()
-        # These are for the manager's parts, which are not here.
-        self.cfg.set("worker_int", lambda worker: None)
+        # This is for the manager's parts, which are not here.
         self.cfg.set("worker_exit", lambda server, worker: None)
 
     def load(self):

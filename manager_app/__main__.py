@@ -8,17 +8,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-from gunicorn.app.base import BaseApplication
 
 from claude_sandbox.errors import SandboxError
 
 from . import config, logs
-from .app import create_app, version
-from .config import Config
+from .app import version
+from .server import Server
 
-_THREADS = 96  # a WebSocket holds one as long as it is open: see security.places
 _ENVIRONMENT = """\
 environment:
   MANAGER_LISTEN      ADDRESS:PORT (127.0.0.1:3000)
@@ -27,47 +23,6 @@ environment:
   MANAGER_HOSTS       more names by which browsers may call it
   MANAGER_STATIC_DIR  the libraries that pages load
 """
-
-
-class _Server(BaseApplication):
-    """gunicorn with one process that has threads."""
-
-    def __init__(self, configuration: Config) -> None:
-        self._configuration = configuration
-        super().__init__()
-
-    def load_config(self) -> None:
-        settings = {
-            "bind": [self._configuration.address],
-            "workers": 1,
-            "worker_class": "gthread",
-            "threads": _THREADS,
-            "worker_connections": 512,
-            "keepalive": 30,
-            "timeout": 60,
-            "graceful_timeout": 10,
-            "logger_class": logs.Logger,
-            "accesslog": "-",
-            "proc_name": "claude-sandbox-manager",
-            "control_socket_disable": True,
-            "worker_exit": _close,
-            "worker_int": _stop,
-        }
-        for name, value in settings.items():
-            if name in self.cfg.settings:
-                self.cfg.set(name, value)
-
-    def load(self) -> Any:
-        return create_app(self._configuration)
-
-
-def _stop(worker: Any) -> None:
-    worker.app.wsgi().extensions["manager"].stopping.set()
-
-
-def _close(_server: Any, worker: Any) -> None:
-    if worker.app.callable is not None:
-        worker.app.callable.extensions["manager"].close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             configuration = config.from_environ(os.environ)
             logs.set_up()
-            _Server(configuration).run()
+            Server(configuration).run()
     except SandboxError as error:
         print(f"claude-sandbox-manager: {error}", file=sys.stderr)
         return 2

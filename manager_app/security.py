@@ -14,6 +14,7 @@ import hmac
 import os
 import re
 import secrets
+import socket
 import threading
 from collections.abc import Iterator
 from typing import cast
@@ -91,6 +92,12 @@ class Places:
 
 _FULL = ("Too many terminals and logs are open.", "Close some, then try again.")
 
+_FOR_INSIDE = (
+    403,
+    "The manager does not answer programs inside a sandbox or container.",
+    "A browser from Flatpak is one of them: use another.",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Guard:
@@ -117,6 +124,16 @@ def protect(app: Flask, config: Config) -> None:
     app.after_request(_finish)
     app.add_template_global(csrf_token)
     app.add_template_global(csp_nonce)
+
+
+def refusal(app: Flask, connection: socket.socket) -> Response | None:
+    """The answer for whoever is inside a sandbox, to be given before anything is read; None for all others."""
+    guard: _Guard | None = app.extensions.get("security")
+    if guard is None or guard.peers.of(connection).kind is not Kind.INSIDE:
+        return None
+    answer = _refuse(*_FOR_INSIDE)
+    answer.headers.update(_HEADERS)
+    return answer
 
 
 def places() -> contextlib.AbstractContextManager[None]:
@@ -176,11 +193,7 @@ def _check_peer() -> Response | None:
     peer = g.peer = _guard().peers.of(connection)
     if peer.kind is Kind.INSIDE:
         # Also with the token: a browser shows its cookies to all ports of a host, so an agent may have come by one.
-        return _refuse(
-            403,
-            "The manager does not answer programs inside a sandbox or container.",
-            "A browser from Flatpak is one of them: use another.",
-        )
+        return _refuse(*_FOR_INSIDE)
     if peer.kind is Kind.GONE:
         return _refuse(403, "The connection was closed before it could be told whose it was.")
     if _guard().login.needed or request.path == _HEALTH:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,19 +310,31 @@ def test_a_message_that_is_too_long(served: Served) -> None:
     assert served.call("GET", "/api/sandboxes/echo").json()["status"] == "running"
 
 
+def is_told(client: websocket.WebSocket) -> bool:
+    """Whether the connection was closed with a word."""
+    with contextlib.suppress(websocket.WebSocketException, ConnectionError):
+        while client.recv_data(control_frame=True)[0] != websocket.ABNF.OPCODE_CLOSE:
+            pass
+        return True
+    return False
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_manager_ends_with_pages_open(served: Served, number: int) -> None:
     made = served.make("echo", agent=ECHO)
     with contextlib.ExitStack() as held:
-        for path in ("/sandboxes/echo/terminal", "/sandboxes/echo/terminal?write=1", "/sandboxes/echo/logs") * 3:
-            assert held.enter_context(opened(served, path)).recv()
+        paths = ("/sandboxes/echo/terminal", "/sandboxes/echo/terminal?write=1", "/sandboxes/echo/logs") * 3
+        pages = [held.enter_context(opened(served, path)) for path in paths]
+        assert all(page.recv() for page in pages)
         assert until(lambda: len(clients(served)) == 6)
         mine = clients(served)
         begun = time.monotonic()
         code = served.end(number)
         took = time.monotonic() - begun
         assert code == 0, served.log.read_text()[-2000:]
-        assert took < 12
+        assert took < 5
+        # They are told of it, unless it is to end at once.
+        assert number == signal.SIGINT or all(is_told(page) for page in pages)
         assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in mine))
     served.start()
     assert served.call("GET", "/api/sandboxes/echo").json() == made
@@ -329,10 +342,13 @@ def test_the_manager_ends_with_pages_open(served: Served, number: int) -> None:
 
 def test_the_manager_ends_with_a_page_that_does_not_read(served: Served) -> None:
     served.make("echo", agent=["sh", "-c", "while :; do seq 100000; done"])
-    with opened(served, "/sandboxes/echo/terminal") as client:
+    little = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)]
+    with opened(served, "/sandboxes/echo/terminal", sockopt=little) as client:
         assert client.recv()
+        # Until no more can be sent.
+        time.sleep(4)
         begun = time.monotonic()
         assert served.end(signal.SIGTERM) == 0
-        assert time.monotonic() - begun < 12
+        assert time.monotonic() - begun < 5
     served.start()
     assert served.call("GET", "/api/sandboxes/echo").json()["status"] == "running"
