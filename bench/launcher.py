@@ -43,6 +43,10 @@ def _installed(where: place.Place) -> str:
     for source in _SOURCES:
         shutil.copytree(source, f"{library}/{source.name}", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([_python(), "-m", "compileall", "-q", library], check=True, timeout=_SECONDS)
+    # What pip makes of an entry point.
+    script = pathlib.Path(f"{library}/claude-sandbox")
+    script.write_text(f"#!{_python()}\nfrom claude_launcher.__main__ import main\nmain()\n", encoding="utf-8")
+    script.chmod(0o755)
     for folder, _folders, files in os.walk(library):
         for path in (folder, *(f"{folder}/{name}" for name in files)):
             os.chown(path, where.owner.uid, where.owner.gid)
@@ -59,7 +63,7 @@ def _in_turns(where: place.Place, project: str, library: str) -> dict[str, list[
     environ = {"HOME": home, "PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": library, "LANG": "C.UTF-8"}
     # A bench leaves a person's own registry alone.
     environ["XDG_STATE_HOME"] = f"{where.folder}/home"
-    launcher = [_python(), "-m", "claude_launcher", "--", "--version"]
+    launcher = [f"{library}/claude-sandbox", "--", "--version"]
     runs = {"bwrap": _bare(project, home), "launcher": launcher}
     return in_turns(_ROUNDS, {name: _timed(argv, environ, project) for name, argv in runs.items()})
 

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from claude_sandbox.errors import SandboxError
 
@@ -14,11 +16,38 @@ _USAGE = 2
 _FAILED = 1
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> NoReturn:
+    """claude-sandbox."""
+    _leave(run(sys.argv[1:]))
+
+
+def container() -> NoReturn:
+    """claude-sandbox-container."""
+    _leave(run(_with_backend("container", sys.argv[1:])))
+
+
+def vm() -> NoReturn:
+    """claude-sandbox-vm."""
+    _leave(run(_with_backend("vm", sys.argv[1:])))
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process; Python would first take apart all that it has loaded, which nobody is to wait for."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def run(words: Sequence[str]) -> int:
     """Run the command; its exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(words)
+        code = _run(list(words))
+        sys.stdout.flush()
+        return code
+    except SystemExit as asked:
+        # What argparse ends with.
+        return asked.code if isinstance(asked.code, int) else _USAGE
     except SandboxError as error:
         print(f"claude-sandbox: {error.what}", *([error.hint] if error.hint else []), sep="\n  ", file=sys.stderr)
         return _FAILED
@@ -28,16 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read has seen enough; nothing is to be flushed at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-def container(arguments: Sequence[str] | None = None) -> int:
-    """claude-sandbox-container."""
-    return main(_with_backend("container", sys.argv[1:] if arguments is None else arguments))
-
-
-def vm(arguments: Sequence[str] | None = None) -> int:
-    """claude-sandbox-vm."""
-    return main(_with_backend("vm", sys.argv[1:] if arguments is None else arguments))
 
 
 def _with_backend(name: str, words: Sequence[str]) -> list[str]:
@@ -63,4 +82,4 @@ def _run(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

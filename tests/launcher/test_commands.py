@@ -122,7 +122,7 @@ def test_version(person: Person) -> None:
 
 @pytest.mark.parametrize("name", ["container", "vm"])
 def test_the_other_names_choose_a_backend(person: Person, name: str) -> None:
-    code = f"import sys; sys.argv[0] = 'x'; from claude_launcher.__main__ import {name}; sys.exit({name}())"
+    code = f"import sys; sys.argv[0] = 'x'; from claude_launcher.__main__ import {name}; {name}()"
     found = json.loads(person.run(argv=[python(), "-c", code, "grants", "--json"]).stdout)
     assert found["backend"] == name
 
