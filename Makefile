@@ -100,6 +100,34 @@ static: ## The libraries of the manager's pages (a no-op when up to date)
 	# Last, so that what was broken off begins anew.
 	cp manager_app/package-lock.json $(STATIC)
 
+# For whoever types it; with PREFIX=/usr/local, as root, for all. The commands have an environment of their own there.
+PREFIX ?= $(HOME)/.local
+COMMANDS := claude-remote claude-sandbox claude-sandbox-container claude-sandbox-manager claude-sandbox-vm
+
+.PHONY: install
+install: static ## claude-sandbox, claude-remote and claude-sandbox-manager, in PREFIX (~/.local)
+	@lib="$(PREFIX)/lib/claude-sandbox"
+	mkdir -p .cache "$$lib" "$(PREFIX)"/bin "$(PREFIX)"/share/{man/man1,bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
+	$(PYTHON) -m venv --clear "$$lib"
+	# The locked versions, without their hashes: pip wants one of everything then, and a folder has none.
+	sed -E '/^ +--hash/d; s/ \\$$//' requirements/dev.txt >.cache/constraints.txt
+	"$$lib/bin/pip" install --quiet --no-input -c .cache/constraints.txt '.[manager]' shtab argparse-manpage
+	"$$lib/bin/python" cli/generate.py .cache/generated
+	"$$lib/bin/pip" uninstall --quiet --yes shtab argparse-manpage
+	for name in $(COMMANDS); do ln -sf "$$lib/bin/$$name" "$(PREFIX)/bin/$$name"; done
+	cp .cache/generated/man/*.1 "$(PREFIX)/share/man/man1"
+	cp .cache/generated/completions/claude-sandbox.bash "$(PREFIX)/share/bash-completion/completions/claude-sandbox"
+	cp .cache/generated/completions/claude-sandbox.zsh "$(PREFIX)/share/zsh/site-functions/_claude-sandbox"
+	cp .cache/generated/completions/claude-sandbox.fish "$(PREFIX)/share/fish/vendor_completions.d/claude-sandbox.fish"
+	echo "claude-sandbox is in $(PREFIX)/bin."
+	case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) echo "That is not in your PATH: add it." ;; esac
+
+.PHONY: uninstall
+uninstall: ## Remove what `make install` has put into PREFIX
+	@rm -rf "$(PREFIX)/lib/claude-sandbox" "$(PREFIX)"/share/man/man1/claude-sandbox*.1
+	rm -f $(foreach name,$(COMMANDS),"$(PREFIX)/bin/$(name)") "$(PREFIX)/share/bash-completion/completions/claude-sandbox" \
+		"$(PREFIX)/share/zsh/site-functions/_claude-sandbox" "$(PREFIX)/share/fish/vendor_completions.d/claude-sandbox.fish"
+
 .PHONY: manager
 manager: env static ## The dashboard and the API, at 127.0.0.1:3000
 	@export PYTHONPATH=$(CURDIR):$(CURDIR)/plugins/module_utils
