@@ -120,7 +120,7 @@ def test_fish_completes(made: Path, tmp_path: Path, name: str, typed: str, offer
 
 def page(made: Path, name: str) -> str:
     """As man shows it."""
-    groff = ["groff", "-man", "-Kutf8", "-Tutf8", "-P-cbou", "-ww", "-rLL=120n", made / f"man/{name}.1"]
+    groff = ["groff", "-man", "-Kutf8", "-Tutf8", "-P-cbou", "-ww", "-rLL=120n", str(made / f"man/{name}.1")]
     done = subprocess.run(groff, capture_output=True, text=True, check=True, timeout=30, cwd=made)
     assert done.stderr == ""
     return done.stdout
