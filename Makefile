@@ -225,7 +225,7 @@ bench: env-dev ## One line a figure: NAME RATIO <= LIMIT ok
 # What the tests start that pip cannot give: command → package.
 DEPS := bwrap:bubblewrap systemd-nspawn:systemd-container sudo:sudo qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent \
 	Xorg:xserver-xorg-core debootstrap:debootstrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
-	sshd:openssh-server rsync:rsync unison:unison shellcheck:shellcheck git:git npm:npm node:nodejs
+	sshd:openssh-server ssh:openssh-client curl:curl rsync:rsync unison:unison shellcheck:shellcheck git:git npm:npm node:nodejs
 
 # What the tests' virtual machines start from; only root makes and tests them.
 .PHONY: test-guest
