@@ -31,7 +31,8 @@ PROMPT = "❯"
 
 def python() -> str:
     """One that another account may run, and new enough."""
-    return "/usr/bin/python3" if sys.executable.startswith((str(CLONE), "/root/")) else sys.executable
+    in_venv = sys.prefix != sys.base_prefix
+    return "/usr/bin/python3" if in_venv or sys.executable.startswith("/root/") else sys.executable
 
 
 def copied(folder: Path) -> Path:

@@ -153,6 +153,17 @@ def test_after_it_the_shell_outside_has_its_terminal_again(person: Person) -> No
     assert terminal.code() == 0
 
 
+def test_after_it_a_script_has_its_terminal_again(person: Person) -> None:
+    """A script has no jobs, and does not make itself the terminal's foreground again."""
+    terminal = below_a_shell(person, *SHELL)
+    prompted(terminal)
+    terminal.line("exit 5")
+    terminal.see("ended=5")
+    terminal.line("words")
+    terminal.see("got=words")
+    assert terminal.code() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_asked_to_end(person: Person, number: int) -> None:
     """The agent goes, with all that it drew, and so does its record."""
@@ -168,7 +179,7 @@ def test_asked_to_end(person: Person, number: int) -> None:
 
 def below_a_shell(person: Person, *words: str) -> Terminal:
     """The launcher, below what leads the terminal's session: with that one's end the kernel cleans the terminal."""
-    script = f"{' '.join(person.argv(*words))}; echo en''ded=$?; read line"
+    script = f"{' '.join(person.argv(*words))}; echo en''ded=$?; read line && echo go''t=$line"
     return person.terminal(argv=["/bin/sh", "-c", script])
 
 
