@@ -133,7 +133,25 @@ def test_it_has_nothing_of_ours(tmp_path: Path) -> None:
     words = out.read_text().split()
     assert words[:4] == ["0", "1", "2", "3"], words
     assert words[4:9] == ["SigBlk:", "0" * 16, "SigIgn:", "0" * 16, "0022"], words
-    assert set(words[9:]) <= {"PATH=/usr/bin:/bin", f"PWD={os.getcwd()}", "OLDPWD=/", "_=/usr/bin/env", "SHLVL=0"}
+    assert set(words[9:]) <= {
+        f"CLAUDE_SANDBOX_RUNTIME={tmp_path}",
+        "PATH=/usr/bin:/bin",
+        f"PWD={os.getcwd()}",
+        "OLDPWD=/",
+        "_=/usr/bin/env",
+        "SHLVL=0",
+    }
+
+
+def test_what_a_killed_process_has_left_is_found_again(tmp_path: Path) -> None:
+    """bwrap's first process is an orphan where its parent is killed before it has asked to end with it."""
+    pane = opened(tmp_path, "exec sleep 60")
+    procs.until(lambda: procs.command_name(pane.pid) == "sleep", SECONDS)
+    foreground.sweep(str(tmp_path / "another"), os.geteuid())
+    assert pane.alive()
+    foreground.sweep(str(tmp_path), os.geteuid())
+    assert not pane.alive()
+    os.waitpid(pane.pid, 0)
 
 
 def test_it_ends_with_us(tmp_path: Path) -> None:

@@ -18,8 +18,20 @@ from .session import Session, pane_argv
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _OF_KEYS = (signal.SIGINT, signal.SIGQUIT)
+_END_SECONDS = 1.0
 # What Python ignores, and no other program expects to be ignored.
 _PYTHONS_OWN = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+# By this what runs outside for a sandbox is found again; nothing inside has it.
+_FOLDER = "CLAUDE_SANDBOX_RUNTIME"
+
+
+def sweep(folder: str, uid: int) -> None:
+    """End what is left of a command whose process was killed in the moment between bwrap's first two processes."""
+    for process in procs.with_variable(_FOLDER, folder, uid):
+        process.signal(signal.SIGKILL)
+        process.wait(_END_SECONDS)
 
 
 class Opening:
@@ -33,7 +45,7 @@ class Opening:
         if self._child:
             return
         try:
-            _become(argv, parent)
+            _become(argv, parent, folder)
         finally:
             os._exit(127)
 
@@ -45,7 +57,7 @@ class Opening:
         return Session(ours, procs.identify(self._child) or Process(self._child, 0))
 
 
-def _become(argv: list[str], parent: int) -> None:
+def _become(argv: list[str], parent: int, folder: str) -> None:
     """In the child: be the command, with nothing of this process but its standard streams, and not for longer."""
     namespaces.die_with_parent()
     if os.getppid() != parent:
@@ -56,7 +68,7 @@ def _become(argv: list[str], parent: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     landlock.confine()
-    os.execve(argv[0], argv, {"PATH": "/usr/bin:/bin"})
+    os.execve(argv[0], argv, {"PATH": "/usr/bin:/bin", _FOLDER: folder})
 
 
 class AskedToEndError(BaseException):

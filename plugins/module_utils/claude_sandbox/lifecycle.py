@@ -475,6 +475,7 @@ def why_dead(spec: Spec, instance: Instance) -> str | None:
 def sweep(host: Host, folder: str, live: Running) -> None:
     """End whatever still runs for a sandbox of which nothing is recorded as started, and delete its runtime folder."""
     backend(live.spec).end(host, live, 0)
+    foreground.sweep(folder, live.owner.uid)
     sweep_folder(folder, live.owner)
 
 
