@@ -168,7 +168,7 @@ lint: ## ruff, mypy, shellcheck, yamllint
 	ruff format --check .
 	mypy --exclude 'tests/(launcher|manager|remote)' -p ansible_collections.claude_code.nix_sandbox.plugins -p tests -p bench
 	# Here the engine has the name that it has in the wheel.
-	MYPYPATH=plugins/module_utils:cli mypy -p claude_launcher -p claude_remote -p manager_app -p tests.launcher -p tests.manager -p tests.remote
+	MYPYPATH=plugins/module_utils:cli mypy --cache-dir .cache/mypy-wheel -p claude_launcher -p claude_remote -p manager_app -p tests.launcher -p tests.manager -p tests.remote
 	shellcheck $(SCRIPTS)
 	yamllint --strict .
 

@@ -16,10 +16,10 @@ from types import FrameType
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 
-from . import container, create, frames, idle, manager, memory, modules, place, usage, vm
+from . import container, create, frames, idle, launcher, manager, memory, modules, place, remote, usage, vm
 from .figure import Figure
 
-_SECONDS = 520  # beside those in which nothing happens but that a manager is looked at
+_SECONDS = 620  # beside those in which nothing happens but that a manager is looked at
 # Those that make many files come before the one that makes and deletes them again and again.
 _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "converged": lambda where: [modules.one(where)],
@@ -30,6 +30,8 @@ _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "manager-list": lambda where: [manager.listing(where)],
     "manager-idle": idle.measure,
     "manager-create": lambda where: [manager.creation(where)],
+    "launcher-version": lambda where: [launcher.measure(where)],
+    "remote-list": lambda where: [remote.measure(where)],
     "create": create.measure,
     "container": container.measure,
     "vm": vm.measure,
