@@ -28,9 +28,16 @@ _EMULATED = 10  # times as long where the processor is emulated
 def live_instance(record: Record) -> Instance:
     """The running instance; a SandboxError where the sandbox does not run."""
     record.asked()
-    if record.instance is None or record.instance.stopped_at is not None or not record.instance.running():
+    live = record.live
+    if live is None:
         raise ConflictError(f"Sandbox {shown(record.name)} is not running.", "Start it first (state: started).")
-    return record.instance
+    return live
+
+
+def check_display(record: Record) -> None:
+    """Raises SandboxError where the sandbox has no screen."""
+    if not record.asked().granted("display"):
+        raise ConflictError(f"Sandbox {shown(record.name)} has no display.", "Grant it one: grants: {display: true}.")
 
 
 @dataclasses.dataclass(frozen=True)

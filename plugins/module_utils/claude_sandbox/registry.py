@@ -54,6 +54,12 @@ class Record:
         """The file with the pane's output; the part before it is beside it, with .1 behind the name."""
         return f"{self.data}/session.log"
 
+    @property
+    def live(self) -> Instance | None:
+        """What was started last, where that runs now. Starts no process."""
+        instance = self.instance
+        return instance if instance is not None and instance.stopped_at is None and instance.running() else None
+
     def asked(self) -> Spec:
         """The spec; a SandboxError where the record cannot be read."""
         if self.spec is None:

@@ -13,7 +13,6 @@ from typing import Any
 from . import agent, display, inside, keys, lifecycle, prices, procs, screen, terminal, toolchain
 from . import usage as usages
 from .commands import Completed, Invocation
-from .errors import ConflictError, shown
 from .host import Account, Host
 from .registry import Record
 from .spec import environment
@@ -87,8 +86,7 @@ def exists(host: Host, record: Record, owner: Account, path: str) -> bool:
 def frame(host: Host, record: Record, owner: Account) -> bytes:
     """What the screen shows, as PNG."""
     instance, spec = inside.live_instance(record), record.asked()
-    if not spec.granted("display"):
-        raise ConflictError(f"Sandbox {shown(record.name)} has no display.", "Grant it one: grants: {display: true}.")
+    inside.check_display(record)
     running, ways = lifecycle.running(record, instance, owner), lifecycle.backend(spec)
 
     def look() -> str:
@@ -120,8 +118,7 @@ def usage(host: Host, record: Record, owner: Account, store: str, state_dir: str
 
     Raises SandboxError where the user's prices, in the state directory, cannot be read.
     """
-    spec, instance = record.asked(), record.instance
-    live = instance if instance is not None and instance.stopped_at is None and instance.running() else None
+    spec, live = record.asked(), record.live
     meter = usages.Meter(claude_dir(record, owner, store), spec.project_dir, record.created_at)
     table = prices.load(state_dir)
     session = lifecycle.as_owner(host, owner, spec, lambda: usages.shown(meter.refresh(), table))
