@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from claude_sandbox import prices
 from claude_sandbox.errors import SandboxError
 
 from . import config, logs
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config.new_token(asked.file)
         else:
             configuration = config.from_environ(os.environ)
+            # Better told now than by figures that are not there.
+            prices.load(configuration.state_dir)
             logs.set_up()
             Server(configuration).run()
     except SandboxError as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,7 +43,7 @@ class _Eye:
     def look(self, record: Record, store: str, known: Mapping[str, Any], table: prices.Table) -> dict[str, Any]:
         """What it does now; of what the manager knows already, by the marks that we gave it, the marks alone."""
         self._follow(record)
-        live = _live(record)
+        live = record.live
         found: dict[str, Any] = {"usage": self._use(record, store, known["usage"], table)}
         if live is not None:
             doing = inside.activity_of(record)
@@ -59,7 +61,8 @@ class _Eye:
             self._meter = folder, usage.Meter(folder, record.asked().project_dir, record.created_at)
         now = self._meter[1].refresh(_TRANSCRIPT_BYTES)
         if self._usage is None or self._usage[1] != now:
-            self._usage = (self._usage[0] + 1 if self._usage else 0), now
+            # A mark that no observer has given before: one that forgot a sandbox must not call what is new known.
+            self._usage = time.monotonic_ns(), now
         mark = self._usage[0]
         return {"mark": mark, **({} if mark == known else {"shown": usage.shown(now, table)})}
 
@@ -99,8 +102,7 @@ class _Eye:
         """Where frames come from. Raises SandboxError where the sandbox has no screen."""
         spec = record.asked()
         self._follow(record)
-        if not spec.granted("display"):
-            raise ConflictError(f"Sandbox {record.name} has no display.", "Grant it one: grants: {display: true}.")
+        inside.check_display(record)
         if self._source is None:
             ways = lifecycle.backend(spec)
             running = lifecycle.running(record, live, self._owner)
@@ -158,16 +160,20 @@ class _Observer:
         return self._eyes.setdefault(record.id, _Eye(self._host, self._owner))
 
 
-def _live(record: Record) -> Instance | None:
-    instance = record.instance
-    return instance if instance is not None and instance.stopped_at is None and instance.running() else None
+def _prices(state_dir: str) -> prices.Table:
+    """The user's prices; where they were spoilt since the manager's start, those of the list, and a word in the log."""
+    try:
+        return prices.load(state_dir)
+    except SandboxError as error:
+        print(str(error), file=sys.stderr)
+        return prices.BUILT_IN
 
 
 def serve(stream: socket.socket) -> None:
     """Answer until the manager is gone. The first message says whose sandboxes they are."""
     asked, _blob = wire.receive(stream)
     # As the manager itself: the prices stand beside the registry.
-    table = prices.load(asked["state_dir"])
+    table = _prices(asked["state_dir"])
     observer = _Observer(acts.become_owner(Host.this(), asked["uid"]), table)
     ways: Mapping[str, Callable[..., tuple[Any, bytes]]] = {
         "look": observer.look,
