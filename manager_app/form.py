@@ -26,7 +26,7 @@ class Input:
     label: str = ""
     hint: str = ""
     choices: tuple[str, ...] = ()
-    limits: tuple[int, int] = (0, 0)
+    limits: tuple[float, float] = (0, 0)
     backend: str = ""
 
 
@@ -45,6 +45,10 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "env": ("Variables", "NAME=VALUE, one a line. They are no place for secrets."),
     "geometry": ("Screen", "WIDTHxHEIGHT in pixels."),
     "glx": ("OpenGL", "Drawn by the processor."),
+    "limits.memory": ("Memory at most, MiB", "Of the host. Needs systemd."),
+    "limits.cpus": ("Processors at most", "0.5 is half of one."),
+    "limits.tasks": ("Processes at most", ""),
+    "limits.io_weight": ("Weight of its disk use", "1 to 10000, among other sandboxes."),
     "container.user_namespace": ("Ids of its own", "Its root is nobody on this host."),
     "vm.accel": ("Acceleration", "auto uses KVM where it is there."),
     "vm.memory": ("Memory, MiB", ""),
@@ -73,7 +77,10 @@ def inputs(typed: Mapping[str, str]) -> list[Input]:
 def _option(name: str, option: spec.Option, typed: Mapping[str, str]) -> Input:
     value = _value(name, option.kind, option.default, typed)
     words = _WORDS.get(name, (name, ""))
-    return Input(name, option.kind, value, *words, option.choices, option.limits, name.partition(".")[0])
+    owner = name.partition(".")[0]
+    return Input(
+        name, option.kind, value, *words, option.choices, option.limits, owner if owner in spec.BACKENDS else ""
+    )
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -116,7 +123,7 @@ def asked(form: MultiDict[str, str]) -> Request:
             continue
         if isinstance(options, Mapping):
             # What is for another backend is not shown, and not meant.
-            if field.name == form.get("backend"):
+            if field.metadata.get("backend") in (None, form.get("backend")):
                 params[field.name] = {
                     name: _parsed(f"{field.name}.{name}", option.kind, form) for name, option in options.items()
                 }
@@ -148,6 +155,8 @@ def _parsed(name: str, kind: str, form: Mapping[str, str]) -> Any:
         return dict(_variable(line) for line in text.split("\n") if line.strip())
     if kind == "int":
         return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else text
+    if kind == "float":
+        return float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else text
     return text
 
 

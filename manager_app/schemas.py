@@ -39,6 +39,15 @@ class _Whole(fields.Integer):
         return value
 
 
+class _Number(fields.Float):
+    """A number, and no text that could mean one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValidationError("Must be a number.")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 class _WholeWord(fields.Integer):
     """A whole number in an address, in plain digits; Python also takes 1_0, + 1 and digits of other scripts."""
 
@@ -78,7 +87,7 @@ def _field(field: dataclasses.Field[Any]) -> fields.Field[Any]:
     if field.name == "grants":
         truths: dict[str, fields.Field[Any]] = {name: _Truth(allow_none=True) for name in field.metadata["options"]}
         return fields.Nested(_Strict.from_dict(truths, name="Grants"), **more)
-    if "backend" in field.metadata:
+    if isinstance(field.metadata.get("options"), Mapping):
         options = {name: _option(option) for name, option in field.metadata["options"].items()}
         return fields.Nested(_Strict.from_dict(options, name=f"{field.name.capitalize()}Options"), **more)
     if kind == "list":
@@ -99,6 +108,8 @@ def _option(option: Option) -> fields.Field[Any]:
         return _Truth(**more)
     if option.kind == "int":
         return _Whole(validate=validate.Range(*option.limits), **more)
+    if option.kind == "float":
+        return _Number(validate=validate.Range(*option.limits), **more)
     return fields.String(validate=validate.OneOf([*option.choices, None]) if option.choices else None, **more)
 
 
@@ -179,6 +190,7 @@ Sandbox = Schema.from_dict(
         "tmux_session": fields.String(allow_none=True),
         "tmux_socket": fields.String(allow_none=True),
         "qemu_qmp_socket": fields.String(allow_none=True),
+        "scope": fields.String(allow_none=True, metadata={"description": "The systemd unit that it is in."}),
         "accelerator": fields.String(allow_none=True, metadata={"description": "Of a virtual machine: kvm or tcg."}),
         "attach_command": fields.String(allow_none=True),
         "log": fields.String(metadata={"description": "The file on the host with what the terminal was sent."}),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 
@@ -181,6 +182,26 @@ options:
             account's own uid alone. Only root can choose it, and not for a sandbox of root's.
         type: bool
         default: true
+  limits:
+    description:
+      - What the sandbox may use of its host at most. What is not given is not limited.
+      - It needs systemd, and for an account that is not root a systemd of its own that may keep limits, as it has with
+        cgroup v2 once it lingers. What cannot be kept is an error.
+      - A change reaches a sandbox that runs.
+    type: dict
+    suboptions:
+      memory:
+        description: Memory in MiB, from 64. What needs more is ended by the kernel; nothing is swapped.
+        type: int
+      cpus:
+        description: Processors, from 0.01; V(0.5) is half the time of one.
+        type: float
+      tasks:
+        description: Processes and threads, from 16.
+        type: int
+      io_weight:
+        description: Its share of a busy disk among others, from 1 to 10000; 100 is what those have that say nothing.
+        type: int
   vm:
     description: What is only for O(backend=vm).
     type: dict
@@ -244,6 +265,7 @@ requirements:
 """
 
     LIST: str
+    TASK: str
 
 
 # The same parameters once more, for each sandbox of a list.
@@ -257,4 +279,9 @@ options:
     suboptions:
 """ + textwrap.indent(
     ModuleDocFragment.DOCUMENTATION.partition("options:\n")[2].replace("O(", "O(sandboxes[]."), "    "
+)
+
+# The parameters of a sandbox that is made for a task, which chooses what runs in it.
+ModuleDocFragment.TASK = re.sub(
+    r"(?m)^  (?:name|state|agent|agent_args|resume):\n(?:    .*\n)+", "", ModuleDocFragment.DOCUMENTATION
 )

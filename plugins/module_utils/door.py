@@ -46,7 +46,7 @@ def _option(field: dataclasses.Field[Any]) -> dict[str, Any]:
     default = field.default_factory() if callable(field.default_factory) else field.default
     if default not in (None, dataclasses.MISSING, {}, []):
         option["default"] = default
-    if "backend" in field.metadata:
+    if isinstance(field.metadata.get("options"), Mapping):
         option["options"] = {name: _suboption(each) for name, each in field.metadata["options"].items()}
         del option["default"]
     elif field.name == "grants":
@@ -64,7 +64,9 @@ def _option(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _suboption(option: Option) -> dict[str, Any]:
-    found: dict[str, Any] = {"type": option.kind, "default": option.default}
+    found: dict[str, Any] = {"type": option.kind}
+    if option.default is not None:
+        found["default"] = option.default
     if option.choices:
         found["choices"] = list(option.choices)
     return found

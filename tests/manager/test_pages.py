@@ -330,7 +330,7 @@ def sent(client: FlaskClient, **more: str) -> TestResponse:
 
 def test_the_form_has_every_field_and_grant(client: FlaskClient) -> None:
     text = client.get("/new").text
-    for name in set(Spec.__dataclass_fields__) - {"grants", "mounts", "container", "vm"}:
+    for name in set(Spec.__dataclass_fields__) - {"grants", "mounts", "limits", "container", "vm"}:
         assert f'name="{name}"' in text
     for name in (*GRANT_DEFAULTS, "ssh"):
         assert f'name="grants.{name}"' in text

@@ -79,19 +79,24 @@ ALLOWED = {
     "terminal": {"errors"},
     "grants": {"claude", "errors", "spec"},
     "procs": {"errors", "host"},
+    "limits": set[str](),
+    "cgroups": set[str](),
     "commands": {"errors", "namespaces"},
     # What runs as root for others, and knows nothing of sandboxes.
     "privileged": {"errors", "host", "procs"},
     "machines": {
+        "cgroups",
         "commands",
         "errors",
         "files",
         "host",
         "landlock",
+        "limits",
         "mounts",
         "namespaces",
         "procs",
         "seccomp",
+        "spec",
     },
 }
 
@@ -101,7 +106,7 @@ def test_the_ground_rests_on_little(name: str) -> None:
     assert siblings(name) <= ALLOWED[name]
 
 
-@pytest.mark.parametrize("name", ["spec", "plan", "grants", "claude"])
+@pytest.mark.parametrize("name", ["spec", "plan", "grants", "claude", "limits"])
 def test_the_pure_ones_touch_nothing(name: str) -> None:
     absolute = {module for level, module in imported(ENGINE / f"{name}.py") if not level}
     assert absolute <= PURE
@@ -116,17 +121,18 @@ def test_the_pure_ones_touch_nothing(name: str) -> None:
 
 # Each may know those below it, and none above.
 LAYERS = [
-    {"errors", "claude", "files", "seccomp", "libc", "guest"},
+    {"errors", "claude", "files", "seccomp", "libc", "guest", "limits", "cgroups"},
     {"spec", "host", "prices", "landlock", "namespaces", "mounts", "channel", "screen", "terminal"},
     {"plan", "grants", "procs", "commands"},
     {"toolchain", "instance", "display", "usage", "privileged", "machines", "kvm", "qmp", "guest_agent"},
-    {"backends/base", "registry", "agent"},
+    {"backends/base", "registry", "agent", "scope"},
     {"backends/bubblewrap", "backends/container", "keys", "session"},
     {"backends/vm", "foreground"},
     {"lifecycle"},
     {"changes", "inside", "view", "helper", "preview"},
     {"working"},
     {"sandboxes", "installation"},
+    {"task"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -522,6 +522,8 @@ def test_a_start_is_asked_for(root: Root, pane: Pane, tree: Path) -> None:
         hostname="demo",
         network=False,
         user_namespace=True,
+        pane=pane.process.pid,
+        limits=asked_for.spec.limits,
         mounts=order.mounts,
         links=TOOLS.links,
         devices=("/dev/dri",),

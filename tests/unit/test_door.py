@@ -160,6 +160,7 @@ OTHERWISE: Options = {
     "mounts": [{"source": "/a"}],
     "geometry": "800x600",
     "glx": True,
+    "limits": {"tasks": 100},
     "container": {"user_namespace": False},
     "vm": {"accel": "tcg", "memory": 2048, "cpus": 2, "guest": "/usr/local/lib/claude-sandbox/guest"},
     "backend": "vm",

@@ -68,7 +68,9 @@ def test_it_is_roots_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_it_does_not_do_is_refused(arguments: list[str]) -> None:
     nobody = str(host.account("nobody").uid)
-    with pytest.raises(SandboxError, match="takes one of start, stop, execute, enter, exists, mount, a state"):
+    with pytest.raises(
+        SandboxError, match="takes one of start, stop, execute, enter, exists, mount, scope, limit, join, a state"
+    ):
         helper._done(arguments, nobody)
 
 

@@ -50,6 +50,8 @@ ORDER = Order(  # noqa: S604 - the path of a shell
     shell="/usr/bin/bash",
     argv=("/usr/bin/claude", "--flag", "; rm"),
     cwd="/srv/project",
+    pane=0,
+    limits={},
 )
 PATIENCE = 10.0
 

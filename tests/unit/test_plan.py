@@ -184,3 +184,36 @@ def test_a_refusal_stays_short_whatever_is_in_the_fields() -> None:
 def test_a_plan_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.Plan(()).actions = ("destroy",)  # type: ignore[misc]
+
+
+LIMITED = made(limits={"tasks": 100})
+
+
+@pytest.mark.parametrize(
+    "state, status, desired, on_change, scoped, actions",
+    [
+        ("started", "running", LIMITED, "fail", True, ("limit", "update")),
+        ("started", "running", LIMITED, "restart", True, ("limit", "update")),
+        ("started", "running", LIMITED, "ignore", True, ()),
+        ("started", "running", LIMITED, "restart", False, ("update", "stop", "start")),
+        ("started", "stopped", LIMITED, "fail", False, ("update", "start")),
+        ("restarted", "running", LIMITED, "fail", True, ("update", "stop", "start")),
+        ("started", "running", made(limits={"tasks": 100}, glx=True), "restart", True, ("update", "stop", "start")),
+    ],
+)
+def test_limits_reach_what_runs_in_a_scope(
+    state: str, status: str, desired: spec.Spec, on_change: str, scoped: bool, actions: tuple[str, ...]
+) -> None:
+    found = plan.make("name", state, status, RECORDED, desired, on_change, scoped=scoped)
+    assert found.actions == actions
+
+
+def test_limits_do_not_reach_what_has_no_scope() -> None:
+    with pytest.raises(SandboxError, match="needs a restart.*: limits"):
+        plan.make("name", "started", "running", RECORDED, LIMITED, "fail", scoped=False)
+
+
+def test_a_container_gets_mounts_and_limits_while_it_runs() -> None:
+    desired = made(backend="container", mounts=[{"source": "/data"}], limits={"tasks": 100})
+    found = plan.make("name", "started", "running", made(backend="container"), desired, "fail", scoped=True)
+    assert found.actions == ("mount", "limit", "update")

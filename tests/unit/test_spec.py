@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,9 +33,11 @@ EVERYTHING: dict[str, Any] = {
     "mounts": [{"source": "/data", "target": "/mnt/data", "mode": "rw"}],
     "geometry": "800x600",
     "glx": True,
+    "limits": {"memory": 4096, "cpus": 1.5, "tasks": 500, "io_weight": 50},
     "container": {"user_namespace": False},
 }
 VM = {"accel": "tcg", "memory": 512, "cpus": 1, "guest": "/srv/guest"}
+NO_LIMITS = {"memory": None, "cpus": None, "tasks": None, "io_weight": None}
 NO_OPTIONS: dict[str, Any] = {
     "container": {"user_namespace": True},
     "vm": {"accel": "auto", "memory": 2048, "cpus": 2, "guest": "/usr/local/lib/claude-sandbox/guest"},
@@ -80,6 +83,7 @@ def test_defaults() -> None:
         "mounts": [],
         "geometry": "1920x1080",
         "glx": False,
+        "limits": NO_LIMITS,
         **NO_OPTIONS,
     }
 
@@ -108,7 +112,7 @@ def test_everything_survives_the_round_trip(backend: str) -> None:
 
 
 def test_what_was_recorded_before_a_field_was_there_is_read_with_its_default() -> None:
-    later = ("rootfs", "container", "vm")
+    later = ("rootfs", "limits", "container", "vm")
     earlier = {key: value for key, value in parsed(env={"A": "1"}).to_dict().items() if key not in later}
     assert spec.parse(json.loads(json.dumps(earlier))) == parsed(env={"A": "1"})
     assert spec.parse({**earlier, "backend": "vm", "vm": {"cpus": 3}}).vm == {**NO_OPTIONS["vm"], "cpus": 3}
@@ -453,6 +457,7 @@ APPLIED = {
     "mounts": spec.RESTART,
     "geometry": spec.RESTART,
     "glx": spec.RESTART,
+    "limits": spec.LIVE,
     "container": spec.RESTART,
     "vm": spec.RESTART,
 }
@@ -531,3 +536,44 @@ def test_two_x_displays_are_one_too_many() -> None:
         parsed(grants={"x11": True})
     assert parsed(grants={"x11": True, "display": False}).granted("x11")
     assert parsed(grants={"wayland": True}).granted("display")
+
+
+@pytest.mark.parametrize(
+    "given, limits",
+    [
+        ({}, NO_LIMITS),
+        ({"memory": None}, NO_LIMITS),
+        ({"cpus": 2}, {**NO_LIMITS, "cpus": 2.0}),
+        ({"memory": 64, "tasks": 16}, {**NO_LIMITS, "memory": 64, "tasks": 16}),
+    ],
+)
+def test_limits_are_none_but_those_that_are_given(given: dict[str, Any], limits: dict[str, Any]) -> None:
+    assert parsed(limits=given).limits == limits
+
+
+@pytest.mark.parametrize(
+    "limits, what",
+    [
+        ({"memory": 63}, "limits.memory is 63; it must be a number from 64 to"),
+        ({"memory": 100.5}, "limits.memory is 100.5; it must be a number"),
+        ({"memory": "1G"}, "limits.memory is '1G'; it must be a number"),
+        ({"cpus": 0}, "limits.cpus is 0; it must be a number from 0.01 to"),
+        ({"cpus": True}, "limits.cpus is True; it must be a number"),
+        ({"cpus": float("nan")}, "limits.cpus is nan; it must be a number"),
+        ({"cpus": float("inf")}, "limits.cpus is inf; it must be a number"),
+        ({"tasks": 15}, "limits.tasks is 15; it must be a number from 16 to"),
+        ({"io_weight": 10001}, "limits.io_weight is 10001; it must be a number from 1 to 10000"),
+        ({"disk": 1}, "limits has no option 'disk'"),
+        ([], "limits must be a mapping"),
+    ],
+)
+def test_limits_that_cannot_be(limits: Any, what: str) -> None:
+    with pytest.raises(SandboxError, match=re.escape(what)):
+        parsed(limits=limits)
+
+
+def test_a_machine_has_to_fit_into_its_limit() -> None:
+    machine = {"backend": "vm", "vm": {"memory": 1024}}
+    assert parsed(**machine, limits={"memory": 1280}).limits["memory"] == 1280
+    with pytest.raises(SandboxError, match="limits.memory is 1279, and the virtual machine alone has 1024"):
+        parsed(**machine, limits={"memory": 1279})

@@ -55,6 +55,9 @@ class Changes:
         if action == "mount" and spec is not None:
             self._mount(record, spec)
             return record
+        if action == "limit" and spec is not None:
+            self._limit(record, spec)
+            return record
         if action == "update":
             record = dataclasses.replace(record, spec=spec)
             self.registry.write_spec(record)
@@ -115,6 +118,17 @@ class Changes:
             state_dir=self.registry.state_dir,
         )
         self._as(owner, spec, lambda: lifecycle.add_mounts(self.host, task, instance, added))
+
+    def _limit(self, record: Record, spec: Spec) -> None:
+        """Have what runs keep other limits; those it had, where one of the new ones cannot be kept."""
+        instance, owner, before = record.instance, self.owner(spec), record.asked()
+        if instance is None:
+            raise SandboxError(f"Sandbox {shown(record.name)} is not running.", "Start it first (state: started).")
+        try:
+            self._as(owner, spec, lambda: lifecycle.limit(self.host, record, spec, owner, instance))
+        except SandboxError:
+            self._as(owner, spec, lambda: lifecycle.limit(self.host, record, before, owner, instance))
+            raise
 
     def _stop(self, record: Record) -> Instance | None:
         ended = self._end(record)

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import keys, lifecycle, namespaces, privileged
+from . import keys, lifecycle, namespaces, privileged, scope
 from .backends import container
 from .commands import Invocation
 from .errors import SandboxError, shown
@@ -34,6 +34,8 @@ _INPUT_LIMIT = 64 << 20  # bytes
 _UID = re.compile(r"[1-9][0-9]{0,9}\Z", re.ASCII)
 _LONG = ("execute", "enter")
 _OPERATIONS = ("start", "stop", "execute", "enter", "exists", "mount")
+# For a sandbox of any backend, handed on to root as they come.
+_OF_SCOPE = ("scope", "limit", "join")
 
 
 def main() -> None:
@@ -52,8 +54,9 @@ def main() -> None:
 def _done(arguments: list[str], sudo_uid: str) -> Any:
     if os.geteuid() != 0 or not _UID.match(sudo_uid):
         raise SandboxError("The container helper is run by sudo, from an account that is not root.", "See sudo(8).")
-    if len(arguments) != 3 or arguments[0] not in _OPERATIONS:
-        raise SandboxError(f"The container helper takes one of {', '.join(_OPERATIONS)}, a state directory and a name.")
+    if len(arguments) != 3 or arguments[0] not in (*_OPERATIONS, *_OF_SCOPE):
+        words = ", ".join((*_OPERATIONS, *_OF_SCOPE))
+        raise SandboxError(f"The container helper takes one of {words}, a state directory and a name.")
     try:
         owner = account(pwd.getpwuid(int(sudo_uid)).pw_name)
     except (KeyError, OverflowError):
@@ -65,7 +68,7 @@ def _done(arguments: list[str], sudo_uid: str) -> Any:
     with _while_asked(operation in _LONG):
         return privileged.serving(
             owner,
-            container.handlers(owner, trusted=False),
+            {**container.handlers(owner, trusted=False), **scope.handlers(owner)},
             lambda: _as_account(operation, state_dir, name, content, owner),
         )
 
@@ -101,6 +104,8 @@ def _as_account(operation: str, state_dir: str, name: str, content: Mapping[str,
     if record is None:
         raise SandboxError(f"There is no sandbox {shown(name)} in {shown(state_dir)}.")
     spec = record.asked()
+    if operation in _OF_SCOPE:
+        return privileged.ask(operation, content)
     if spec.backend != "container" or spec.user not in (None, owner.name):
         raise SandboxError(f"Sandbox {shown(name)} is no container of the account {owner.name}.")
     host, live = Host.this(), lifecycle.running(record, record.instance, owner)

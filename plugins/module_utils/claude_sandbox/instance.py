@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from .host import boot_id
 from .procs import Process
 
 _LATEST = 32503680000.0  # the year 3000
+_SCOPE = re.compile(r"((system|user)/claude-sandbox-[0-9]+-[0-9a-f]+\.scope)?\Z", re.ASCII)
 SESSION = "main"  # the name of the one session of a sandbox's tmux server
 
 
@@ -40,6 +42,7 @@ class Instance:
     Times are seconds since the epoch. `folder` is the runtime folder on the host.
     `exit_code` is known once the program has ended, and may be None even then.
     `foreground` says that it has no session: it runs in the terminal of the process `server`, and ends with that.
+    `scope` is the systemd scope that it is in, where it is in one: system/UNIT or user/UNIT, by whose manager it has.
     `accelerator` is what executes a virtual machine, and `not_kvm` says why that is nothing quicker.
     """
 
@@ -59,6 +62,7 @@ class Instance:
     accelerator: str | None = None
     not_kvm: str = ""
     foreground: bool = False
+    scope: str = ""
 
     @property
     def socket(self) -> str:
@@ -91,4 +95,6 @@ class Instance:
             values["stopped_at"] = moment(values["stopped_at"])
         if not isinstance(values["folder"], str) or not values["folder"].startswith("/"):
             raise ValueError("its folder is no path")
+        if not isinstance(values["scope"], str) or not _SCOPE.match(values["scope"]):
+            raise ValueError("its scope is none")
         return cls(**values)

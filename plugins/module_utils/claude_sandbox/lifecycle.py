@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import agent, claude, display, files, foreground, grants, privileged, procs, session, toolchain
+from . import agent, claude, display, files, foreground, grants, limits, privileged, procs, scope, session, toolchain
 from .backends.base import Backend, Command, Job, Running
 from .errors import SandboxError, shown
 from .grants import READ_WRITE, Bind
@@ -95,7 +95,11 @@ def as_owner(
     if owner.uid != host.uid:
         from . import usage  # noqa: F401
     if spec is not None:
-        handlers = backend(spec).handlers(owner, trusted=True) if host.uid == 0 else {}
+        handlers: dict[str, privileged.Handler] = {}
+        if host.uid == 0:
+            # What is root's own needs nobody to ask, but where another one is told apart from the rest of root's work.
+            handlers |= backend(spec).handlers(owner, trusted=True)
+            handlers |= scope.handlers(owner) if handlers or owner.uid != 0 else {}
         if handlers:
             return privileged.serving(owner, handlers, function)
     if owner.uid != host.uid:
@@ -105,7 +109,7 @@ def as_owner(
 
 def problems(host: Host, spec: Spec, owner: Account) -> list[Problem]:
     """What on this host keeps such sandboxes of the account from working, whatever their projects; what mends it."""
-    found = list(backend(spec).problems(host, spec))
+    found = [*backend(spec).problems(host, spec), *scope.problems(host, spec, owner)]
     programs = ["tmux"]
     if spec.granted("display") and not backend(spec).OWN_SCREEN:
         programs.append("Xvfb")
@@ -136,6 +140,22 @@ def add_mounts(host: Host, task: Start, instance: Instance, added: Sequence[Moun
     job, _granted = assemble(host, task, begin(host, task), instance.display)
     live = running(task.record, instance, task.owner)
     container.add_mounts(host, live, [grants.own_mount(each) for each in added], job.binds)
+
+
+def limit(host: Host, record: Record, spec: Spec, owner: Account, instance: Instance) -> None:
+    """Have a sandbox that runs keep the limits of a spec."""
+    from . import machines
+
+    machine = machines.name_of(record.name, record.id) if spec.backend == "container" else ""
+    asked = scope.Scoped(record.id, spec.limits, (instance.pane,), machine)
+    scope.change(host, owner, instance.scope, asked, record.folder)
+
+
+def count_in(host: Host, record: Record, owner: Account) -> None:
+    """Have the limits of a sandbox that runs count for this process, too, and for what it starts."""
+    instance = record.live
+    if instance is not None and instance.scope and limits.wanted(record.asked().limits):
+        scope.join(host, owner, instance.scope, instance.pane, record.folder)
 
 
 def check_project(path: str, owner: Account, state_dir: str) -> None:
@@ -203,6 +223,7 @@ def start(host: Host, task: Start) -> Instance:
             job, granted = assemble(host, task, begun, screen.number if screen else None)
             _clear_ways(task, job.binds)
             live = opening.up()
+            scoped = _scope(host, task, live, screen)
             try:
                 if command.inputs:
                     pipes.feed(ways.contents(job), live.pane)
@@ -226,7 +247,22 @@ def start(host: Host, task: Start) -> Instance:
         accelerator=accelerator[0] if accelerator else None,
         not_kvm=accelerator[1] if accelerator else "",
         foreground=task.foreground,
+        scope=scoped,
     )
+
+
+def _scope(host: Host, task: Start, live: session.Session, screen: display.Display | None) -> str:
+    """Put what runs, before it does anything, into a scope of its own; who has it."""
+    spec, first = task.record.asked(), live.pane
+    if task.foreground and not limits.wanted(spec.limits):
+        # It ends with its terminal, and so with what that is in.
+        return ""
+    members = [] if task.foreground else [live.server, *procs.descendants(live.server.pid)]
+    members += [screen.server] if screen else []
+    # Last is the one that is looked at afterwards.
+    processes = (*(each for each in members if each.pid != first.pid), first)
+    asked = scope.Scoped(task.record.id, spec.limits, processes)
+    return scope.place(host, task.owner, asked, task.record.folder)
 
 
 @dataclasses.dataclass(frozen=True)

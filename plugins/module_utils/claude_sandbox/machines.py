@@ -27,10 +27,11 @@ import termios
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from . import commands, files, landlock, mounts, namespaces, procs, seccomp
+from . import cgroups, commands, files, landlock, limits, mounts, namespaces, procs, seccomp
 from .errors import SandboxError, shown
 from .host import Account, Host, boot_id, mapped_ranges
 from .procs import Process
+from .spec import LIMIT_OPTIONS
 
 FOLDER = "/run/claude-sandbox"
 _MACHINES = f"{FOLDER}/machines"
@@ -91,6 +92,9 @@ class Mounted:
 class Order:
     """A container as it is asked for.
 
+    pane: a process of the account's, in whose control group what root starts belongs, too.
+    limits: what the container may use, as limits.settings has it.
+
     Its descriptors are its terminal, its pane's pipe, and then, parents first, what is mounted.
     files: contents at paths inside.
     """
@@ -108,6 +112,8 @@ class Order:
     shell: str
     argv: tuple[str, ...]
     cwd: str
+    pane: int
+    limits: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can carry it."""
@@ -138,7 +144,21 @@ class Order:
             shell=_inside(content["shell"]),
             argv=tuple(_text(word) for word in content["argv"]),
             cwd=_inside(content["cwd"]),
+            pane=int(content["pane"]),
+            limits=checked_limits(content["limits"]),
         )
+
+
+def checked_limits(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits from JSON, as a spec has them. Raises KeyError, TypeError or ValueError where they are none."""
+    for name, value in content.items():
+        option = LIMIT_OPTIONS[name]
+        kinds = (int, float) if option.kind == "float" else (int,)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise TypeError(f"{name} is no number")
+        if value is not None and not option.limits[0] <= value <= option.limits[1]:
+            raise ValueError(f"{name} is out of its range")
+    return dict(content)
 
 
 def _mounted(content: Mapping[str, Any]) -> Mounted:
@@ -301,6 +321,11 @@ def _running(owner: Account, name: str) -> tuple[Machine, Process]:
     return machine, machine.init
 
 
+def init_of(owner: Account, name: Any) -> Process:
+    """The first process of a container of the account's that runs. Raises SandboxError where there is none."""
+    return _running(owner, name)[1]
+
+
 def _claim(order: Order, owner: Account) -> Machine:
     """Remember a machine that is about to be made, with a range of ids that is nobody's."""
     us = procs.identify(os.getpid())
@@ -425,6 +450,7 @@ def _started(order: Order, machine: Machine, owner: Account, descriptors: Sequen
         # systemd-nspawn refuses to clear what it left there on any other file system.
         os.makedirs("/run/systemd", exist_ok=True)
         mounts.temporary("/run/systemd", mode="755")
+    _go_along(order.pane, owner)
     with _Tree(order, machine, owner) as tree:
         tree.build(trees)
         for descriptor in trees:
@@ -448,6 +474,12 @@ def _started(order: Order, machine: Machine, owner: Account, descriptors: Sequen
                 "Give one that is there: of the system's own, or in the project.",
             )
     return init
+
+
+def _go_along(pane: int, owner: Account) -> None:
+    """Have this process, and systemd-nspawn after it, in the control group of the account's session."""
+    if os.path.isdir("/run/systemd/system") and procs.uids(pane) == {owner.uid}:
+        cgroups.join(pane)
 
 
 def _tree(mounted: Mounted, descriptor: int, mapping: int | None) -> int:
@@ -620,7 +652,7 @@ def _nspawn_argv(nspawn: str, order: Order, machine: Machine, owner: Account) ->
     if not order.network:
         words.append("--private-network")
     if os.path.isdir("/run/systemd/system"):
-        words.append("--register=yes")
+        words += ["--register=yes", *(f"--property={each}" for each in limits.settings(order.limits))]
     else:
         words += ["--register=no", "--keep-unit"]
     words += [f"--bind={path}" for path in order.devices]
@@ -752,17 +784,25 @@ def _hide(order: Order) -> None:
 
 def execute(content: Mapping[str, Any], owner: Account) -> dict[str, Any]:
     """Run a command inside as the account, with no more rights than the agent has."""
-    init = _running(owner, content["machine"])[1]
+    init = init_of(owner, content["machine"])
+    _count_in(init)
     invocation = commands.Invocation.from_json(content["invocation"])
     return commands.run(invocation, _entrance(init, owner)).to_json()
 
 
 def interact(content: Mapping[str, Any], descriptors: Sequence[int], owner: Account) -> int:
     """The same in a terminal of the account's; the command's exit code."""
-    init = _running(owner, content["machine"])[1]
+    init = init_of(owner, content["machine"])
+    _count_in(init)
     _check_terminal(descriptors[0], owner)
     invocation = commands.Invocation.from_json(content["invocation"])
     return commands.run_in_terminal(invocation, _entrance(init, owner), descriptors[0])
+
+
+def _count_in(init: Process) -> None:
+    """Have the container's limits count for this process, too."""
+    if os.path.isdir("/run/systemd/system"):
+        cgroups.join(init.pid)
 
 
 def _entrance(init: Process, owner: Account) -> Callable[[], None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 
 from .errors import ConflictError, SandboxError, shown
-from .spec import NEXT_START, RECREATE, Difference, Spec, differences
+from .spec import LIVE, NEXT_START, RECREATE, Difference, Spec, differences
 
 RUNNING, STOPPED, DEAD, ABSENT = "running", "stopped", "dead", "absent"
 STATES = ("started", "stopped", "restarted", "absent")
@@ -16,7 +16,7 @@ ON_CHANGE = ("fail", "restart", "ignore")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Actions in the order in which they are carried out: update, mount, create, stop, start, destroy.
+    """Actions in the order in which they are carried out: update, mount, limit, create, stop, start, destroy.
 
     differences: what is asked for otherwise than recorded, whether or not an action follows.
     """
@@ -33,10 +33,11 @@ def make(
     desired: Spec | None,
     on_change: str = "fail",
     secrets_differ: bool = False,
+    scoped: bool = False,
 ) -> Plan:
     """What brings a sandbox from its status to the state asked for.
 
-    desired: None stands for "as recorded".
+    desired: None stands for "as recorded". scoped: whether what runs has a scope, by which it can be limited.
     Raises SandboxError where a change would need what `on_change` does not allow.
     """
     if state == "absent":
@@ -49,7 +50,7 @@ def make(
             raise SandboxError(f"There is no sandbox {shown(name)}.", "Give project_dir to make it.")
         return Plan(("create", "start"))
     found = tuple(differences(recorded, desired)) if desired is not None else ()
-    return Plan(_to_running(name, state, status, found, on_change, secrets_differ, recorded.backend), found)
+    return Plan(_to_running(name, state, status, found, on_change, secrets_differ, recorded.backend, scoped), found)
 
 
 def _to_running(
@@ -60,6 +61,7 @@ def _to_running(
     on_change: str,
     secrets_differ: bool,
     backend: str,
+    scoped: bool,
 ) -> tuple[str, ...]:
     applied = () if on_change == "ignore" else found
     if any(difference.apply == RECREATE for difference in applied):
@@ -69,18 +71,21 @@ def _to_running(
     update = ("update",) if applied or secrets_differ else ()
     if status != RUNNING:
         return (*update, "start")
-    live = [difference for difference in applied if _is_live(difference, backend)]
+    live = [difference for difference in applied if _is_live(difference, backend, scoped)]
     waiting = [difference for difference in applied if difference.apply != NEXT_START and difference not in live]
     if state == "started" and waiting and on_change == "fail":
         raise _refused(name, waiting, "needs a restart, which ends what the agent is doing")
     if state == "restarted" or waiting:
         return (*update, "stop", "start")
     # What cannot be done is not recorded.
-    return ("mount", *update) if live else update
+    found_live = {"limit" if difference.apply == LIVE else "mount" for difference in live}
+    return (*sorted(found_live, reverse=True), *update)
 
 
-def _is_live(difference: Difference, backend: str) -> bool:
-    """Whether a change reaches a sandbox that runs: a mount more in a container."""
+def _is_live(difference: Difference, backend: str, scoped: bool) -> bool:
+    """Whether a change reaches a sandbox that runs: other limits, or a mount more in a container."""
+    if difference.apply == LIVE:
+        return scoped
     if backend != "container" or difference.field != "mounts":
         return False
     return all(mount in difference.after for mount in difference.before)

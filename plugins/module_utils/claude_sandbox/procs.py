@@ -116,6 +116,16 @@ def descendants(pid: int) -> Iterator[Process]:
         yield from descendants(child.pid)
 
 
+def uids(pid: int) -> set[int] | None:
+    """The uids of a process: real, effective, saved, and of the file system; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            words = next(line.split()[1:] for line in file if line.startswith(b"Uid:"))
+    except (FileNotFoundError, ProcessLookupError, StopIteration):
+        return None
+    return {int(word) for word in words}
+
+
 def command_name(pid: int) -> str | None:
     """The name the kernel shows for a process (15 bytes at most), or None when it is gone."""
     try:

@@ -137,7 +137,8 @@ class Sandboxes:
         if spec is not None and spec.backend == "container":
             self._check_names(request.keys)
         # One that is yet to be made is looked at where it is started: there is nothing to lose before.
-        if preflight and spec is not None and {"start", "mount"} & {*planned.actions} and (check or record is not None):
+        looks = {"start", "mount", "limit"} & {*planned.actions} and (check or record is not None)
+        if preflight and spec is not None and looks:
             self._preflight(spec)
         if not check and record is None:
             self.registry.clear()
@@ -237,8 +238,10 @@ class Sandboxes:
             record.asked()
         stored = keys.stored(record)
         differ = desired is not None and stored != request.keys.over(stored)
+        live = record.live
+        scoped = live is not None and live.scope != ""
         return plan.make(
-            request.name, request.state, self.status(record), record.spec, desired, request.on_change, differ
+            request.name, request.state, self.status(record), record.spec, desired, request.on_change, differ, scoped
         )
 
     def _result_spec(self, request: Request, record: Record | None, desired: Spec | None) -> Spec | None:

@@ -17,6 +17,7 @@ from .errors import SandboxError, shown
 
 # How a change of a field reaches a sandbox that runs.
 NEXT_START = "next_start"  # recorded at once, in force when it starts again
+LIVE = "live"  # in force at once, where the sandbox has what it takes
 RESTART = "restart"  # only by starting the sandbox again
 RECREATE = "recreate"  # only by making another sandbox under the same name
 
@@ -64,7 +65,7 @@ class Option:
     kind: str
     default: Any
     choices: tuple[str, ...] = ()
-    limits: tuple[int, int] = (0, 0)
+    limits: tuple[float, float] = (0, 0)
 
 
 BACKENDS = ("bubblewrap", "container", "vm")
@@ -75,6 +76,14 @@ VM_OPTIONS: Mapping[str, Option] = {
     "cpus": Option("int", 2, limits=(1, 255)),
     "guest": Option("path", "/usr/local/lib/claude-sandbox/guest"),
 }
+# Unlimited where nothing is given.
+LIMIT_OPTIONS: Mapping[str, Option] = {
+    "memory": Option("int", None, limits=(64, 1 << 24)),  # MiB
+    "cpus": Option("float", None, limits=(0.01, 4096)),
+    "tasks": Option("int", None, limits=(16, 1 << 22)),
+    "io_weight": Option("int", None, limits=(1, 10000)),
+}
+_VM_OVERHEAD = 256  # MiB that QEMU itself and what is beside it take
 ROOTFS = "/usr/local/lib/claude-sandbox/rootfs"
 
 
@@ -135,6 +144,13 @@ class Spec:
     )
     geometry: str = _field("str", RESTART, "1920x1080", help="The size of its screen in pixels, WIDTHxHEIGHT.")
     glx: bool = _field("bool", RESTART, False, help="Whether its screen has OpenGL by software.")
+    limits: dict[str, Any] = _field(
+        "dict",
+        LIVE,
+        _defaults(LIMIT_OPTIONS),
+        options=LIMIT_OPTIONS,
+        help="What it may use of the host at most: memory in MiB, cpus, tasks, and its io_weight among others.",
+    )
     container: dict[str, Any] = _field(
         "dict",
         RESTART,
@@ -247,6 +263,12 @@ def _check_effect(spec: Spec) -> None:
             raise SandboxError(
                 f"{field.name} is for the backend {only}, and has no effect with {spec.backend}.", "Leave it out."
             )
+    memory = spec.limits["memory"]
+    if spec.backend == "vm" and memory is not None and memory < spec.vm["memory"] + _VM_OVERHEAD:
+        raise SandboxError(
+            f"limits.memory is {memory}, and the virtual machine alone has {spec.vm['memory']}.",
+            f"Give at least {spec.vm['memory'] + _VM_OVERHEAD}, or less in vm.memory.",
+        )
     if spec.rootfs is not None and spec.toolchain not in ("auto", "rootfs"):
         raise SandboxError(f"rootfs has no effect with toolchain: {spec.toolchain}.", "Leave one of the two out.")
 
@@ -263,7 +285,7 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
         return _grants(value)
     if name == "env":
         return environment(name, value)
-    if "backend" in field.metadata:
+    if isinstance(field.metadata.get("options"), Mapping):
         return _options(name, field.metadata["options"], value)
     if kind == "list":
         return [_text(name, item, _ARG_MAX) for item in _list(name, value)]
@@ -365,10 +387,12 @@ def _option(name: str, option: Option, value: Any) -> Any:
     if option.kind == "bool":
         if not isinstance(value, bool):
             raise SandboxError(f"{name} must be true or false, not {shown(value)}.")
-    elif option.kind == "int":
+    elif option.kind in ("int", "float"):
+        kinds = (int, float) if option.kind == "float" else (int,)
         low, high = option.limits
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
             raise SandboxError(f"{name} is {shown(value)}; it must be a number from {low} to {high}.")
+        return float(value) if option.kind == "float" else value
     elif value not in option.choices:
         raise SandboxError(f"{name} is {shown(value)}, which is none of: {', '.join(option.choices)}.")
     return value

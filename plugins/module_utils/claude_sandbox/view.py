@@ -35,6 +35,7 @@ def of(host: Host, record: Record, status: str) -> dict[str, Any]:
         "tmux_session": SESSION if kept else None,
         "tmux_socket": kept.socket if kept else None,
         "qemu_qmp_socket": _monitor(live) if live and spec.backend == "vm" else None,
+        "scope": live.scope.partition("/")[2] or None if live else None,
         "accelerator": live.accelerator if live else None,
         "reason": None,
         "attach_command": attach_command(host, record, kept) if kept else None,

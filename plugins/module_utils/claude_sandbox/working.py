@@ -34,6 +34,7 @@ def execute(
     running, ways = lifecycle.running(record, instance, owner), lifecycle.backend(spec)
 
     def work() -> dict[str, Any]:
+        lifecycle.count_in(host, record, owner)
         shell = toolchain.find(spec).shell
         invocation = Invocation(tuple(argv), whole, cwd or spec.project_dir, shell, stdin, timeout)
         done: Completed = ways.execute(host, running, invocation)
@@ -56,6 +57,7 @@ def enter(host: Host, record: Record, owner: Account, argv: Sequence[str]) -> in
     if not (os.isatty(0) and os.isatty(1)):
 
         def pass_through() -> int:
+            lifecycle.count_in(host, record, owner)
             return ways.interact(host, running, invocation, None)
 
         return int(lifecycle.as_owner(host, owner, spec, pass_through, always_fork=True))
@@ -64,6 +66,7 @@ def enter(host: Host, record: Record, owner: Account, argv: Sequence[str]) -> in
             os.fchown(lent, owner.uid, -1)
 
         def work() -> int:
+            lifecycle.count_in(host, record, owner)
             return ways.interact(host, running, invocation, lent)
 
         return int(lifecycle.as_owner(host, owner, spec, work, always_fork=True))

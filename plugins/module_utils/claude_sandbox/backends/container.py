@@ -145,6 +145,8 @@ def _order(job: Job, pane: Process) -> Mapping[str, int]:
             shell=job.toolchain.shell,
             argv=job.argv,
             cwd=job.spec.project_dir,
+            pane=pane.pid,
+            limits=job.spec.limits,
         )
         answer: Mapping[str, int] = privileged.ask("start", order.to_json(), descriptors)
         return answer
