@@ -33,6 +33,7 @@ _BOOT = "f=open(0,'rb',0,closefd=False);exec(f.readline())"
 # The first line that it reads: so many bytes more are the program.
 _LOAD = "p=b''\nwhile len(p)<{size}:\n q=f.read({size}-len(p))\n if not q:raise SystemExit(9)\n p+=q\nexec(p)"
 _MESSAGE_LIMIT = 500  # characters
+_ENGINE_DIR = "~/.ansible/claude-sandbox"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Access:
     become_user: str | None = None
     state_dir: str | None = None
     python: str | None = None
-    engine_dir: str = "~/.ansible/claude-sandbox"
-    output_limit: int = 1 << 30
+    engine_dir: str | None = None
+    output_limit: int = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Carrier:
             **order,
             "mark": mark,
             "engine": hashlib.sha256(engine()).hexdigest(),
-            "folder": self._access.engine_dir,
+            "folder": self._access.engine_dir or _ENGINE_DIR,
             "state_dir": self._access.state_dir,
             "limit": self._access.output_limit,
         }
