@@ -51,7 +51,7 @@ env-dev: ## .venv with what is needed to test, too
 
 .PHONY: lock
 lock: env-dev ## Renew requirements/*.txt (docs/dependencies.md)
-	@for list in runtime dev; do
+	@for list in runtime manager dev; do
 		UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --python-version 3.11 $(LOCKFLAGS) requirements/$$list.in --output-file requirements/$$list.txt
 	done
@@ -132,6 +132,18 @@ uninstall: ## Remove what `make install` has put into PREFIX
 manager: env static ## The dashboard and the API, at 127.0.0.1:3000
 	@export PYTHONPATH=$(CURDIR):$(CURDIR)/plugins/module_utils
 	exec $(BIN)/python -m manager_app
+
+.PHONY: wheel
+wheel: env ## The manager's wheel, with what its pages load, in .cache/wheel (a no-op when up to date)
+	@$(BIN)/python roles/manager/files/release.py
+
+# What is published: roles may use only what lies in the collection, so the wheel is put into it, and the lock of what it needs.
+.PHONY: release
+release: env ## The collection as a tarball for ansible-galaxy, in dist/
+	@copy=$$(tests/copy-collection release)
+	$(BIN)/python roles/manager/files/release.py --into "$$copy/roles/manager/files"
+	cd "$$copy"
+	$(BIN)/ansible-galaxy collection build --force --output-path "$(CURDIR)/dist"
 
 # --- Tests ----------------------------------------------------------------------------------------------------------------
 
