@@ -29,6 +29,7 @@ _PARSERS = {
     "doctor": arguments.doctor,
     "grants": arguments.grants,
     "exec": arguments.executing,
+    "resume": arguments.resuming,
 }
 _PATHS = {"project_dir": shtab.DIRECTORY, "state_dir": shtab.DIRECTORY, "mount": shtab.FILE}
 _FUNCTION = "_shtab_claude_sandbox"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from claude_sandbox.spec import BACKENDS, GRANT_DEFAULTS
 
-COMMANDS = ("list", "doctor", "grants", "exec")
+COMMANDS = ("list", "doctor", "grants", "exec", "resume")
 _EXAMPLES = """\
 examples:
   claude-sandbox                        Claude Code on the project in this directory
@@ -19,7 +19,7 @@ examples:
   claude-sandbox --no-network --no-grant ssh
   claude-sandbox --mount ~/data --mount /srv/cache:/cache:rw
   claude-sandbox -- -p 'What does this do?' < main.py
-  claude-sandbox list                   what runs; also: doctor, grants, exec (COMMAND --help)
+  claude-sandbox list                   what runs; also: doctor, grants, exec, resume (COMMAND --help)
 
 A directory that is called like a command is given as ./list.
 
@@ -34,7 +34,7 @@ def launching() -> argparse.ArgumentParser:
     """What starts, joins, enters and stops the sandbox of a project."""
     parser = argparse.ArgumentParser(
         prog="claude-sandbox",
-        usage="%(prog)s [options] [project-dir] [-- agent arguments]\n       %(prog)s {list,doctor,grants,exec} …",
+        usage=f"%(prog)s [options] [project-dir] [-- agent arguments]\n       %(prog)s {{{','.join(COMMANDS)}}} …",
         description="Run Claude Code on a project, in a sandbox.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -96,6 +96,13 @@ def executing() -> argparse.ArgumentParser:
     parser = _command("exec", "Run a command in a running sandbox, with this terminal or these pipes; its exit code.")
     parser.usage = "%(prog)s [--state-dir DIR] SANDBOX -- command …"
     parser.add_argument("ref", metavar="SANDBOX", help="its name, its id, or the beginning of its id")
+    parser.add_argument("--state-dir", help="the registry, where it is not your own")
+    return parser
+
+
+def resuming() -> argparse.ArgumentParser:
+    """claude-sandbox resume."""
+    parser = _command("resume", "Start again the sandboxes that ran when this host went down.")
     parser.add_argument("--state-dir", help="the registry, where it is not your own")
     return parser
 

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, claude_code.nix_sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""claude-sandbox list, doctor, grants and exec."""
+"""claude-sandbox list, doctor, grants, exec and resume."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from claude_sandbox.errors import SandboxError
 from claude_sandbox.host import Host
 from claude_sandbox.sandboxes import Sandboxes
 
@@ -24,7 +25,7 @@ def run(name: str, words: Sequence[str], theirs: Sequence[str]) -> int:
         return _execute(words, theirs)
     if theirs:
         arguments.listing().error("there is nothing for -- to be passed on to")
-    return {"list": _list, "doctor": _doctor, "grants": _grants}[name](words)
+    return {"list": _list, "doctor": _doctor, "grants": _grants, "resume": _resume}[name](words)
 
 
 def _execute(words: Sequence[str], theirs: Sequence[str]) -> int:
@@ -33,6 +34,17 @@ def _execute(words: Sequence[str], theirs: Sequence[str]) -> int:
     if not theirs:
         parser.error("give the command after --")
     return Sandboxes(state_dir=asked.state_dir).enter(asked.ref, theirs)
+
+
+def _resume(words: Sequence[str]) -> int:
+    asked = arguments.resuming().parse_args(words)
+    found = Sandboxes(state_dir=asked.state_dir).resume()
+    for name, outcome in found.items():
+        if isinstance(outcome, SandboxError):
+            print(f"{name}: {outcome.what}", *([outcome.hint] if outcome.hint else []), sep="\n  ", file=sys.stderr)
+        else:
+            print(f"{name}: started")
+    return 1 if any(isinstance(outcome, SandboxError) for outcome in found.values()) else 0
 
 
 def _list(words: Sequence[str]) -> int:

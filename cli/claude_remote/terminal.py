@@ -30,6 +30,13 @@ _RESET = (
 )
 # A server may not know the kind of this terminal; most are like xterm.
 _KNOWN_TERM = 'infocmp >/dev/null 2>&1 || export TERM=xterm-256color; exec "$@"'
+# What a server may have for operators, who may not become the sandboxes' account (the role manager).
+_ATTACH = "/usr/local/libexec/claude-sandbox/attach"
+# The account and the sandbox; what follows is for those who may become the account.
+_AS_OPERATOR = (
+    f'user=$1 name=$2; shift 2; if [ -x {_ATTACH} ] && sudo -n -l -u "$user" {_ATTACH} "$name" >/dev/null 2>&1; '
+    f'then exec sudo -n -u "$user" {_ATTACH} "$name"; fi; exec "$@"'
+)
 
 
 def attach(options: Any) -> int:
@@ -73,7 +80,10 @@ def _tmux(login: str, sandbox: Mapping[str, Any]) -> list[str]:
     checked(_SOCKET_RULE, socket, "tmux_socket")
     checked(_SESSION_RULE, session, "tmux_session")
     command = ["env", "-u", "TMUX", "tmux", "-u", "-S", str(socket), "attach", "-t", str(session)]
-    return [*as_user(login, sandbox.get("user")), *command]
+    before = as_user(login, sandbox.get("user"))
+    if before[:1] == ["sudo"]:
+        before = ["sh", "-c", _AS_OPERATOR, "sh", str(sandbox["user"]), str(sandbox["name"]), *before]
+    return [*before, *command]
 
 
 def as_user(login: str, user: object, asks: bool = True) -> list[str]:

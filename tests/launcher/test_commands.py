@@ -1,4 +1,4 @@
-"""claude-sandbox list, doctor, grants, exec; its help; colours; the two other names."""
+"""claude-sandbox list, doctor, grants, exec, resume; its help; colours; the two other names."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_names_that_a_terminal_would_obey(person: Person) -> None:
     assert "has a control character in it" in done.stderr
 
 
-@pytest.mark.parametrize("words", [(), ("list",), ("doctor",), ("grants",), ("exec",)])
+@pytest.mark.parametrize("words", [(), ("list",), ("doctor",), ("grants",), ("exec",), ("resume",)])
 def test_help(person: Person, words: tuple[str, ...]) -> None:
     done = person.run(*words, "--help")
     assert done.returncode == 0
@@ -114,6 +114,11 @@ def test_help(person: Person, words: tuple[str, ...]) -> None:
     if not words:
         assert "examples:" in done.stdout
         assert "claude-sandbox -- -p" in done.stdout
+
+
+def test_resume_leaves_alone_what_ended_since_the_host_is_up(person: Person, running: Terminal) -> None:
+    done = person.run("resume")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_version(person: Person) -> None:

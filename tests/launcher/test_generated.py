@@ -15,7 +15,7 @@ OPTIONS = (
     *("--shell", "--enter", "--stop", "--new", "--no-network", "--gh-token", "--backend", "--grant", "--no-grant"),
     *("--mount", "--version", "--help"),
 )
-COMMANDS = ("list", "doctor", "grants", "exec")
+COMMANDS = ("list", "doctor", "grants", "exec", "resume")
 NAMES = ("claude-sandbox", "claude-sandbox-container", "claude-sandbox-vm")
 
 

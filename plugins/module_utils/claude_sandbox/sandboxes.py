@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import keys, plan, procs
 from .errors import ConflictError, SandboxError, shown
-from .host import Account, Host, Problem, account
+from .host import Account, Host, Problem, account, boot_id
 from .keys import Keys
 from .registry import Record, Registry
 from .spec import BACKENDS, Spec, check_name, parse
@@ -190,6 +190,19 @@ class Sandboxes:
             jobs = [functools.partial(self._ensured, wanted[name]) for name in todo]
             results |= zip(todo, map(_outcome, procs.in_parallel(workers or os.cpu_count() or 1, jobs)), strict=True)
         return results
+
+    def resume(self) -> dict[str, Outcome | SandboxError]:
+        """Start again what was not stopped when the host went down; for each of those what became of it."""
+        now = boot_id()
+        ended = [
+            record.name
+            for record in self.registry.records()
+            if record.instance is not None
+            and record.instance.stopped_at is None
+            and record.instance.boot_id != now
+            and not record.instance.foreground
+        ]
+        return self.ensure_all([Request(name) for name in ended])
 
     def run_here(self, request: Request) -> int:
         """Make a sandbox in the terminal of this process, wait until its program ends, and remove it; the exit code.
