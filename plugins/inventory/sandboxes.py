@@ -181,7 +181,7 @@ def believed(view: Any, host: str) -> dict[str, Any]:
     if not _NAME_RULE.match(found["sandbox_name"]):
         raise ValueError(f"{found['sandbox_name'][:80]!a} is no name of a sandbox")
     if found["sandbox_status"] not in _STATUSES or found["sandbox_backend"] not in _BACKENDS:
-        raise ValueError(f"{found['sandbox_name']} has a status or a backend that there is not")
+        raise ValueError(f"{found['sandbox_name']} is a sandbox with a status or a backend that there is not")
     return {**found, "sandbox_host": host}
 
 

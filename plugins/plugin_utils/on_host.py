@@ -12,6 +12,7 @@ whatever sudo or a login script says before, cannot be taken for it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import marshal
@@ -225,7 +226,7 @@ def _watched(work: Callable[[], dict[str, Any]], limit: int) -> dict[str, Any]:
     try:
         _pass_on({source: number for number, (source, _) in enumerate(outputs, 1)}, limit)
     except BaseException:
-        os.kill(child, signal.SIGKILL)
+        _end(child)
         raise
     finally:
         os.waitpid(child, 0)
@@ -235,6 +236,16 @@ def _watched(work: Callable[[], dict[str, Any]], limit: int) -> dict[str, Any]:
         raise RefusedError("The engine ended without an answer.")
     found: dict[str, Any] = json.loads(told)
     return found
+
+
+def _end(child: int) -> None:
+    """End a child with all that it has started: what runs inside leads a group, and its children are in that."""
+    below = [process.pid for process in import_module("claude_sandbox.procs").descendants(child)]
+    for pid in (*below, child):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getpgid(pid) != os.getpgid(0):
+                os.killpg(os.getpgid(pid), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
 
 
 def _be_child(work: Callable[[], dict[str, Any]], outputs: list[tuple[int, int]], answer: tuple[int, int]) -> None:
@@ -260,7 +271,8 @@ def _words(error: Exception) -> str:
     """An error in one line."""
     if isinstance(error, import_module("claude_sandbox.errors").SandboxError):
         return " ".join(part for part in error.args if part)
-    return f"The engine failed: {type(error).__name__}: {str(error).strip().splitlines()[-1:]}"
+    last = "".join(str(error).strip().splitlines()[-1:])
+    return f"The engine failed: {type(error).__name__}: {last}."
 
 
 def _pass_on(sinks: Mapping[int, int], limit: int) -> None:
