@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 
@@ -30,26 +31,40 @@ def of(pid: int) -> dict[str, str]:
     return found
 
 
-def setting(pid: int, controller: str, file_name: str) -> str | None:
-    """A setting of a process' group, without the line end; None where there is none."""
+def setting(pid: int, unit: str, controller: str, file_name: str) -> str | None:
+    """A setting of a process' group, without the line end; None where there is none, or the group is not the unit's."""
     with contextlib.suppress(OSError):
         groups = of(pid)
         folder = groups.get(controller, groups.get(""))
-        if folder is not None:
-            with open(f"{folder}/{file_name}", encoding="ascii", errors="replace") as file:
-                return file.read(_LIMIT).strip()
+        if folder is not None and unit in folder.split("/"):
+            return _read(f"{folder}/{file_name}").strip() or None
     return None
+
+
+def disks_have_weights() -> bool:
+    """Whether a weight has an effect on any disk: BFQ is its scheduler, or the cost model is on (cgroup-v2, "IO")."""
+    for path in glob.iglob("/sys/block/*/queue/scheduler"):
+        if "[bfq]" in _read(path):
+            return True
+    return "enable=1" in _read(f"{_ROOT}/io.cost.qos")
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read(_LIMIT)
+    except OSError:
+        return ""
 
 
 def join(pid: int, moved: int | None = None) -> None:
     """Put a process, this one where none is given, where another one is; for root. Raises OSError."""
-    for folder in set(of(pid).values()):
-        try:
-            with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
-                file.write(str(os.getpid() if moved is None else moved))
-        except FileNotFoundError:
-            # A hierarchy that is not mounted has nothing to say.
-            continue
+    mover = os.getpid() if moved is None else moved
+    # Where the two are together already nothing is to be done, and perhaps nothing may be.
+    for folder in set(of(pid).values()) - set(of(mover).values()):
+        # A hierarchy that is not mounted has nothing to say.
+        with contextlib.suppress(FileNotFoundError), open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
+            file.write(str(mover))
 
 
 def unit(pid: int, ending: str) -> str | None:

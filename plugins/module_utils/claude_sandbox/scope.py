@@ -24,7 +24,8 @@ from .procs import Process
 from .spec import Spec
 
 SYSTEM, USER = "system", "user"
-_SLICE = "claude-sandbox.slice"
+# Not with a dash, which would make it a part of another one.
+_SLICE = "claude_sandbox.slice"
 _ID = re.compile(r"[0-9a-f]{8,64}\Z")
 _SECONDS = 10.0
 _STOP_MICROSECONDS = 10_000_000  # between asking and ending, when the host is shut down
@@ -76,7 +77,7 @@ def problems(host: Host, spec: Spec, owner: Account) -> list[Problem]:
         return [Problem("limits need systemd, and this host runs without it.", "Leave limits out.")]
     if host.find("busctl") is None:
         return [missing("busctl")]
-    if host.uid == 0 or privileged.connected() or _has_helper(host):
+    if os.geteuid() == 0 or privileged.connected() or _has_helper(host):
         return []
     if not os.path.exists(_bus(owner.uid)):
         return [
@@ -106,11 +107,11 @@ def place(host: Host, owner: Account, task: Scoped, record: str) -> str:
         if names:
             raise SandboxError("limits need systemd, and this host runs without it.", "Leave limits out.")
         return ""
-    if host.uid == 0:
-        _place_by_system(task, owner)
-        return f"{SYSTEM}/{unit}"
     if privileged.connected():
         privileged.ask("scope", task.to_json())
+        return f"{SYSTEM}/{unit}"
+    if os.geteuid() == 0:
+        _place_by_system(task, owner)
         return f"{SYSTEM}/{unit}"
     if os.path.exists(_bus(owner.uid)) and {limits.CONTROLLERS[name] for name in names} <= _delegated(owner.uid):
         _start(_user_bus(host, owner), task, owner)
@@ -129,10 +130,10 @@ def change(host: Host, owner: Account, placed: str, task: Scoped, record: str) -
     manager, _slash, unit = placed.partition("/")
     if manager == USER:
         _set(_user_bus(host, owner), unit, task)
-    elif host.uid == 0:
-        _change_by_system(task, owner)
     elif privileged.connected():
         privileged.ask("limit", task.to_json())
+    elif os.geteuid() == 0:
+        _change_by_system(task, owner)
     else:
         privileged.by_sudo(host.need("sudo"), "limit", record, task.to_json(), _SECONDS)
 
@@ -142,7 +143,7 @@ def join(host: Host, owner: Account, placed: str, member: Process, record: str) 
     manager, _slash, unit = placed.partition("/")
     if manager == USER:
         _call(_user_bus(host, owner), "AttachProcessesToUnit", "ssau", unit, "", "1", str(os.getpid()))
-    elif host.uid == 0:
+    elif os.geteuid() == 0:
         cgroups.join(member.pid)
     else:
         us = procs.identify(os.getpid()) or Process(os.getpid(), 0)
@@ -269,16 +270,18 @@ def _start_for(bus: Caller, unit: str, living: Sequence[Process], task: Scoped, 
     first = living[-1]
     if not procs.until(lambda: cgroups.unit(first.pid, ".scope") == unit or not first.alive(), _SECONDS):
         raise SandboxError(f"systemd did not put the sandbox into {unit}.", "See `journalctl -b`, and try again.")
-    _check(first, task)
+    _check(first, unit, task)
 
 
-def _check(process: Process, task: Scoped) -> None:
+def _check(process: Process, unit: str, task: Scoped) -> None:
     """Look at what the kernel itself says. Raises SandboxError where a limit is not kept."""
 
     def read(controller: str, name: str) -> str | None:
-        return cgroups.setting(process.pid, controller, name)
+        return cgroups.setting(process.pid, unit, controller, name)
 
     broken = limits.unkept(task.limits, read)
+    if "io_weight" in limits.wanted(task.limits) and "io_weight" not in broken and not cgroups.disks_have_weights():
+        broken.append("io_weight")
     if broken and process.alive():
         raise SandboxError(
             f"limits: this host does not keep {', '.join(broken)}.",
@@ -292,7 +295,7 @@ def _set(bus: Caller, unit: str, task: Scoped, member: Process | None = None) ->
     _call(bus, "SetUnitProperties", "sba(sv)", unit, "true", str(len(values)), *words)
     for process in (*task.processes, *([member] if member else [])):
         if cgroups.unit(process.pid, ".scope") == unit:
-            _check(process, task)
+            _check(process, unit, task)
 
 
 def _change_by_system(task: Scoped, owner: Account) -> None:
