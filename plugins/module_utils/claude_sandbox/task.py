@@ -8,7 +8,7 @@ as hostile, within bounds, and its figures are its own word. Measured with Claud
 The project is compared without git. Git would run what the agent has written into .git/config, and where it ran
 inside, the agent would write the answer, too; a copy would cost as much as the project. So a child, under the
 sandbox's account, looks at the whole tree before and after (sizes, times, modes), and keeps small texts in memory
-meanwhile, those nearest to the top first: all of 50,000 files of 4 KiB in about two seconds.
+meanwhile, those nearest to the top first. With 50,000 files of 3 KiB that takes a second before and half of one after.
 """
 
 from __future__ import annotations
@@ -674,16 +674,26 @@ def in_existing(engine: Sandboxes, ref: str, task: Task, env: Mapping[str, str])
     report = Report(task.session_id or str(uuid.uuid4()), name, kept=True)
     mark = os.urandom(8).hex()
 
-    def end_all() -> None:
-        # It may have ended meanwhile.
-        with contextlib.suppress(SandboxError):
-            engine.execute(name, ["sh", "-c", _KILL_MARKED, f"{_MARK}={mark}"], cwd="/", timeout=_CLEAN_SECONDS)
-
-    with lifeline(end_all):
+    with lifeline(end_all := lambda: _end_marked(engine, name, mark)):
         if _work(engine, name, task, {**env, _MARK: mark}, report).timed_out:
             # What the agent has started is no longer of its process group.
             end_all()
     return report
+
+
+def _end_marked(engine: Sandboxes, name: str, mark: str) -> None:
+    """End what a task's agent has started, as far as it still has the variable that the task gave it."""
+    # It may have ended meanwhile.
+    with contextlib.suppress(SandboxError):
+        if engine.registry.resolve(name).asked().backend == "vm":
+            engine.execute(name, ["sh", "-c", _KILL_MARKED, f"{_MARK}={mark}"], cwd="/", timeout=_CLEAN_SECONDS)
+            return
+    # From outside: to another command inside, Landlock shows nothing of them.
+    wanted = f"\0{_MARK}={mark}\0".encode()
+    for process in filter(None, map(procs.identify, procs.every_pid())):
+        with contextlib.suppress(OSError), open(f"/proc/{process.pid}/environ", "rb") as file:
+            if wanted in b"\0" + file.read():
+                process.signal(signal.SIGKILL)
 
 
 def preview(engine: Sandboxes, asked: Request, task: Task, keep: bool) -> None:
