@@ -129,7 +129,8 @@ from ansible_collections.claude_code.nix_sandbox.plugins.plugin_utils.asking imp
 from ansible_collections.claude_code.nix_sandbox.plugins.plugin_utils.carrier import CONNECTION, Access, Carrier
 
 _ENDINGS = ("sandboxes.yml", "sandboxes.yaml")
-_ALL, _HOSTS = "sandboxes", "sandbox_hosts"
+_ALL = "sandboxes"
+_HOSTS = "sandbox_hosts"
 _NAME_RULE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 _STATUSES = ("running", "stopped", "dead", "unreadable")
 _BACKENDS = ("bubblewrap", "container", "vm", None)

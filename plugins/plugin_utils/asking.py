@@ -54,7 +54,7 @@ def ask_all(questions: Mapping[str, Callable[[], Any]], forks: int, seconds: flo
 def _listen(selector: selectors.BaseSelector, replies: dict[str, Reply], seconds: float) -> None:
     """Take in what has come, until there is something or one is late."""
     next_end = min(key.data.end for key in selector.get_map().values())
-    ready = {key.fd for key, _ in selector.select(max(0.0, next_end - time.monotonic()))}
+    ready = {key.fd for key, _events in selector.select(max(0.0, next_end - time.monotonic()))}
     for key in list(selector.get_map().values()):
         asked: _Asked = key.data
         piece = os.read(key.fd, _PIECE) if key.fd in ready else None

@@ -8,6 +8,7 @@ Nothing has to be installed there: on_host.py goes along with each call, the eng
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -15,6 +16,7 @@ import hashlib
 import json
 import os
 import secrets
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -138,15 +140,22 @@ class Carrier:
             "limit": self._access.output_limit,
         }
         sent = _program() + json.dumps(whole).encode() + b"\n" + stdin
+        others = _children()
         try:
             code, stdout, stderr = self._connection.exec_command(self._command(), in_data=sent, sudoable=True)
         except AnsibleError as error:
             raise self._failure(str(error)) from None
+        except BaseException:
+            # A task's time is over. ssh would go on, and with it what it has started there.
+            for pid in _children() - others:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGTERM)
+            raise
         before, _mark, rest = stderr.partition(f"{mark}\n".encode())
         errors, found, answer = rest.rpartition(mark.encode())
         if not found:
             raise self._failure(_last_line(rest or before) or f"{self._python} ended with exit code {code}.")
-        line, _, later = answer.partition(b"\n")
+        line, _end, later = answer.partition(b"\n")
         told: dict[str, Any] = json.loads(line)
         if "refused" in told:
             raise self._failure(str(told["refused"]))
@@ -211,6 +220,15 @@ def _program() -> bytes:
     """What Python on the host reads first."""
     text = Path(on_host.__file__).read_bytes()
     return f"exec({_LOAD.format(size=len(text))!r})\n".encode() + text
+
+
+def _children() -> set[int]:
+    """The processes that this one has started; none where the system does not tell."""
+    found: set[int] = set()
+    for path in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found |= {int(word) for word in path.read_text(encoding="ascii").split()}
+    return found
 
 
 def _last_line(output: bytes) -> str:

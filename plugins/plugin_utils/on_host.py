@@ -224,7 +224,7 @@ def _watched(work: Callable[[], dict[str, Any]], limit: int) -> dict[str, Any]:
     for _source, sink in (*outputs, answer):
         os.close(sink)
     try:
-        _pass_on({source: number for number, (source, _) in enumerate(outputs, 1)}, limit)
+        _pass_on({source: number for number, (source, _sink) in enumerate(outputs, 1)}, limit)
     except BaseException:
         _end(child)
         raise
