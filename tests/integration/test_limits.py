@@ -232,3 +232,82 @@ def test_an_account_has_a_scope_with_its_own_systemd(host: Host) -> None:
     assert found[3] == f"user@{host.shell('id -u ops').strip()}.service"
     assert found[4] == "limits: ops's own systemd has no say over tasks."
     assert found[5] == ["destroy"]
+
+
+def test_an_account_has_limits_by_the_helper(host: Host) -> None:
+    """Where its own systemd has no say: the same that lets it have containers."""
+    host.script("""
+        # As it is where Ansible or a wheel has put it.
+        pathlib.Path("/opt/engine/claude_sandbox/backends/__init__.py").touch()
+        from claude_sandbox import installation
+        subprocess.run(["useradd", "--create-home", "plain"], check=True)
+        subprocess.run(["install", "-d", "-o", "plain", "/srv/projects/plain"], check=True)
+        installation.apply(installation.files())
+        rule = "plain ALL=(root) NOPASSWD: /usr/local/libexec/claude-sandbox/container-helper\\n"
+        pathlib.Path("/etc/sudoers.d/plain").write_text(rule)
+        say([])
+    """)
+    body = f"""
+        limits = {{"memory": 128, "tasks": 60}}
+        answer = [ensure("plain", limits=limits), instance("plain").scope.partition("/")[0]]
+        answer += [inside("plain", "python3", "-c", {_EAT!r}, "256")[0], inside("plain", "python3", "-c", {_BOMB!r})[1]]
+        answer += [ensure("plain", limits={{"tasks": 90}}), setting("plain", "pids", "pids.max")]
+        answer += [ensure("plain", "absent")]
+        say(answer)
+    """
+    done = host.hosts.ssh(
+        host.name,
+        *("runuser", "-u", "plain", "--", "env", "HOME=/home/plain", "python3", "-"),
+        input=f"{_BEGIN}\n{textwrap.dedent(body)}",
+    )
+    assert done.returncode == 0, done.stderr
+    made, manager, eaten, bombed, changed, tasks, removed = json.loads(done.stdout.splitlines()[-1])
+    assert (made, manager) == (["create", "start"], "system")
+    assert eaten == 137
+    assert 5 < int(bombed) < 60
+    assert (changed, tasks, removed) == (["limit", "update"], "90", ["destroy"])
+
+
+def test_root_limits_nobody_but_who_asks(host: Host) -> None:
+    """What a hostile account can ask of root: to put others' processes into a scope, or its own where it likes."""
+    found = host.script("""
+        from claude_sandbox import privileged, scope
+        from claude_sandbox.host import account
+        ops = account("ops")
+        ensure("one")
+        roots = subprocess.Popen(["sleep", "100"])
+        theirs = subprocess.Popen(["runuser", "-u", "nobody", "--", "sleep", "100"])
+        procs.until(lambda: procs.children(theirs.pid), 5)
+        answer, identity = [], "0123456789ab"
+
+        def asked(operation, **content):
+            handlers = scope.handlers(ops)
+            try:
+                privileged.serving(ops, handlers, lambda: privileged.ask(operation, content))
+                return "done"
+            except SandboxError as error:
+                return error.what
+
+        def of(pid):
+            return dict(procs.identify(pid).__dict__)
+
+        pane = dict(instance("one").pane.__dict__)
+        for pid in (1, roots.pid, procs.children(theirs.pid)[0].pid):
+            answer.append(asked("scope", id=identity, limits={"tasks": 20}, processes=[of(pid)], machine=""))
+            answer.append(asked("join", process=of(pid), member=pane))
+        for bad in ("../x", "0123456789ab.scope", "init", "", None, 5, "0123456789ab\\n"):
+            answer.append(asked("scope", id=bad, limits={}, processes=[pane], machine=""))
+        for limits in ({"tasks": -1}, {"tasks": "1"}, {"Slice": 1}, {"memory": 1e300}, {"tasks": True}, [1]):
+            answer.append(asked("scope", id=identity, limits=limits, processes=[pane], machine=""))
+        answer.append(asked("limit", id=identity, limits={"tasks": 20}, processes=[], machine="../../init"))
+        answer.append(asked("join", process=pane, member=dict(procs.identify(os.getpid()).__dict__)))
+        left = cgroups.unit(roots.pid, ".scope"), cgroups.unit(1, ".scope"), instance("one").pane.alive()
+        roots.kill(), theirs.kill()
+        say([answer, left])
+    """)
+    answers, (roots, first, alive) = found
+    assert "done" not in answers
+    assert [words for words in answers if words.endswith(" is not ops's.")] == [*answers[0:6], answers[-1]]
+    assert not str(roots).startswith("claude-sandbox-")
+    assert first == "init.scope"
+    assert alive
