@@ -73,7 +73,7 @@ def test_what_a_killed_task_has_left_is_removed_by_the_next(arena: Arena) -> Non
     nobody = f"task-{os.getpid()}-1-0123abcd"
     alive = f"task-{os.getpid()}-{_start()}-0123abcd"
     own = f"task-{os.getpid()}-2-0123abcd"
-    holding = {"agent": ["sleep", "1000"]}
+    holding: dict[str, Any] = {"agent": ["sleep", "1000"]}
     *made, late = arena.play(
         arena.started(nobody, **holding),
         arena.started(alive, **holding),

@@ -212,7 +212,8 @@ def test_why_nothing_was_said() -> None:
 def test_structured_output() -> None:
     asked = dataclasses.replace(ASKED, schema={"type": "object"})
     assert concluded({**GOOD, "structured_output": {"n": [1]}}, asked).structured == {"n": [1]}
-    for wrong in (None, [], "x"):
+    nothing: tuple[Any, ...] = (None, [], "x")
+    for wrong in nothing:
         assert "no output of the schema" in str(concluded({**GOOD, "structured_output": wrong}, asked).failure)
     deep: Any = {}
     for _level in range(100):
@@ -300,6 +301,12 @@ def test_a_tree_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found, _patch = compared(tmp_path, change)
     assert len(found["created"]) == 100
     assert found["truncated"]
+
+
+def test_folders_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task, "_FILES_LIMIT", 100)
+    found, _patch = compared(tmp_path, lambda: [(tmp_path / f"d{number}").mkdir() for number in range(150)])
+    assert found == {"created": [], "changed": [], "deleted": [], "truncated": True}
 
 
 def test_a_difference_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ _SESSION = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HOLD_SECONDS = 600  # that a sandbox may outlast the time that its task has
 _CLEAN_SECONDS = 60.0
 
-_FILES_LIMIT = 100_000  # that are looked at
+_FILES_LIMIT = 100_000  # that are looked at, and as many folders
 _DEPTH_OF_TREE = 64
 _TEXT_LIMIT = 64 << 10  # bytes of a file whose text is compared
 _TEXTS_LIMIT = 64 << 20  # bytes of all texts that are kept
@@ -501,15 +501,16 @@ def look(top: str, before: Tree | None = None) -> Tree:
 
     No link is followed, nothing but a regular file is opened, and what cannot be read is left out.
     """
-    tree = Tree()
+    tree, folders = Tree(), 0
     root = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         waiting: collections.deque[tuple[str, ...]] = collections.deque([()])
         while waiting:
             parts = waiting.popleft()
-            if len(tree.entries) >= _FILES_LIMIT or len(parts) > _DEPTH_OF_TREE:
+            if len(tree.entries) >= _FILES_LIMIT or folders >= _FILES_LIMIT or len(parts) > _DEPTH_OF_TREE:
                 tree.complete = False
                 continue
+            folders += 1
             try:
                 waiting.extend(_look_into(root, parts, tree, before))
             except OSError:
@@ -527,6 +528,7 @@ def _look_into(root: int, parts: tuple[str, ...], tree: Tree, before: Tree | Non
     try:
         with os.scandir(folder) as entries:
             found = list(itertools.islice(entries, _FILES_LIMIT + 1))
+        tree.complete = tree.complete and len(found) <= _FILES_LIMIT
         for entry in sorted(found, key=lambda each: each.name):
             if parts and parts[-1] == _GIT and entry.name not in _OF_GIT:
                 continue
@@ -559,7 +561,7 @@ def _opened(root: int, parts: Sequence[str]) -> int:
 def _entry(folder: int, entry: os.DirEntry[str], tree: Tree, before: Entry | None) -> Entry:
     status = entry.stat(follow_symlinks=False)
     mode = stat.S_IMODE(status.st_mode)
-    # The times of a change cannot be set by who changes.
+    # Unlike the time of a change (mtime), that of a change of the inode cannot be set by who makes it.
     mark = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if stat.S_ISLNK(status.st_mode):
         with contextlib.suppress(OSError):
@@ -674,7 +676,10 @@ def in_existing(engine: Sandboxes, ref: str, task: Task, env: Mapping[str, str])
     report = Report(task.session_id or str(uuid.uuid4()), name, kept=True)
     mark = os.urandom(8).hex()
 
-    with lifeline(end_all := lambda: _end_marked(engine, name, mark)):
+    def end_all() -> None:
+        _end_marked(engine, name, mark)
+
+    with lifeline(end_all):
         if _work(engine, name, task, {**env, _MARK: mark}, report).timed_out:
             # What the agent has started is no longer of its process group.
             end_all()
