@@ -108,7 +108,7 @@ class Carrier:
         found = self._ordered({"operation": "list"}, b"")
         try:
             return json.loads(found.stdout)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise AnsibleConnectionFailure(f"{self.host} has not answered with a list of sandboxes.") from None
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Carrier:
             told, stdout, stderr = self._call(order, stdin)
         if "missing" in told:
             raise self._failure("The engine does not stay there.")
-        return Answer(int(told.get("code", 0)), stdout, stderr)
+        return Answer(told.get("code", 0), stdout, stderr)
 
     def _call(self, order: dict[str, Any], stdin: bytes) -> tuple[dict[str, Any], bytes, bytes]:
         """Run on_host.py with an order: what it tells, and the output of what it has done."""
@@ -156,10 +156,20 @@ class Carrier:
         if not found:
             raise self._failure(_last_line(rest or before) or f"{self._python} ended with exit code {code}.")
         line, _end, later = answer.partition(b"\n")
-        told: dict[str, Any] = json.loads(line)
+        told = self._read(line)
         if "refused" in told:
             raise self._failure(str(told["refused"]))
         return told, stdout.partition(f"{mark}\n".encode())[2], errors + later
+
+    def _read(self, line: bytes) -> dict[str, Any]:
+        """What the host tells, which is as it should be unless somebody has taken the place of Python there."""
+        try:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
+            told = None
+        if not isinstance(told, dict) or type(told.get("code", 0)) is not int:
+            raise self._failure("It has answered with something else than was agreed.")
+        return told
 
     def _command(self) -> str:
         # Neither a quote nor anything else in it that a shell of another kind would read otherwise.
