@@ -238,11 +238,15 @@ def cmdline(pid: int) -> bytes:
     return b""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number, backend",
+    [(signal.SIGTERM, "bubblewrap"), (signal.SIGKILL, "bubblewrap"), (signal.SIGKILL, "container")],
+)
 def test_killed_task_leaves_nothing(
-    options: dict[str, Any], state_dir: Path, account: Account, api: MessagesApi, number: int
+    options: dict[str, Any], state_dir: Path, account: Account, api: MessagesApi, number: int, backend: str
 ) -> None:
     """The process that outlives the module ends the agent, and removes what was made."""
+    options["backend"] = backend
     book = [
         {
             "hosts": "localhost",

@@ -220,6 +220,9 @@ def test_structured_output() -> None:
         deep = {"deeper": deep}
     assert "nested deeper" in str(concluded({**GOOD, "structured_output": deep}, asked).failure)
     assert "longer than" in str(concluded({**GOOD, "structured_output": {"x": "y" * (2 << 20)}}, asked).failure)
+    for number in ("NaN", "Infinity", "1e999"):
+        odd = json.dumps({**GOOD, "structured_output": {"n": "odd"}}).replace('"odd"', number)
+        assert concluded(odd.encode(), asked).structured is None
     # What nobody asked for is not returned.
     assert concluded({**GOOD, "structured_output": {"n": 1}}).structured is None
 
