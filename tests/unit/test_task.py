@@ -308,7 +308,12 @@ def test_a_tree_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_folders_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task, "_FILES_LIMIT", 100)
-    found, _patch = compared(tmp_path, lambda: [(tmp_path / f"d{number}").mkdir() for number in range(150)])
+
+    def change() -> None:
+        for number in range(150):
+            (tmp_path / f"d{number}").mkdir()
+
+    found, _patch = compared(tmp_path, change)
     assert found == {"created": [], "changed": [], "deleted": [], "truncated": True}
 
 
