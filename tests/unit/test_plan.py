@@ -209,7 +209,7 @@ def test_limits_reach_what_runs_in_a_scope(
 
 
 def test_limits_do_not_reach_what_has_no_scope() -> None:
-    with pytest.raises(SandboxError, match="needs a restart.*: limits"):
+    with pytest.raises(SandboxError, match=r"needs a restart.*: limits"):
         plan.make("name", "started", "running", RECORDED, LIMITED, "fail", scoped=False)
 
 

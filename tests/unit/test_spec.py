@@ -575,5 +575,5 @@ def test_limits_that_cannot_be(limits: Any, what: str) -> None:
 def test_a_machine_has_to_fit_into_its_limit() -> None:
     machine = {"backend": "vm", "vm": {"memory": 1024}}
     assert parsed(**machine, limits={"memory": 1280}).limits["memory"] == 1280
-    with pytest.raises(SandboxError, match="limits.memory is 1279, and the virtual machine alone has 1024"):
+    with pytest.raises(SandboxError, match=r"limits\.memory is 1279, and the virtual machine alone has 1024"):
         parsed(**machine, limits={"memory": 1279})

@@ -10,6 +10,7 @@ import os
 import re
 
 _ROOT = "/sys/fs/cgroup"
+_PROC = "/proc"
 _LIMIT = 4096  # bytes of a file with a setting
 _SYSTEMD = "name=systemd"
 
@@ -19,7 +20,7 @@ def of(pid: int) -> dict[str, str]:
 
     Raises OSError where the process is gone.
     """
-    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+    with open(f"{_PROC}/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         lines = [line.rstrip("\n").split(":", 2) for line in file]
     found = {}
     for _number, names, path in (line for line in lines if len(line) == 3):
