@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,10 +89,17 @@ def _cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "claude-sandbox-fresh"
 
 
-def base_tree(release: str, mirrors: Mirrors) -> Path:
-    """The kept tree of a release; made under another name, so an interrupted debootstrap is never taken for one."""
-    packages = ",".join(PACKAGES)
-    tree = _cache_dir() / f"{release}-{hashlib.sha256(packages.encode()).hexdigest()[:8]}"
+def kept_tree(
+    tree: Path,
+    release: str,
+    packages: Sequence[str],
+    mirrors: Mirrors,
+    finish: Callable[[Path], None] | None = None,
+) -> Path:
+    """A tree that is made once; under another name, so an interrupted debootstrap is never taken for one.
+
+    `finish` completes a new tree before it gets its name.
+    """
     tree.parent.mkdir(parents=True, exist_ok=True)
     with (tree.parent / f"{release}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -101,13 +108,21 @@ def base_tree(release: str, mirrors: Mirrors) -> Path:
         _say(f"debootstrap {release} into {tree} (once, about a minute)")
         with tempfile.TemporaryDirectory(prefix=f".{release}-", dir=tree.parent) as scratch:
             new, log = Path(scratch) / "tree", tree.parent / f"{release}.log"
-            argv = ["debootstrap", "--variant=minbase", f"--include={packages}", release, str(new)]
+            argv = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", release, str(new)]
             with log.open("w") as out:
                 done = subprocess.run([*argv, *filter(None, [mirrors.archive])], stdout=out, stderr=out, check=False)
             if done.returncode:
                 raise FreshError(f"debootstrap of {release} failed; its log is {log}")
+            if finish:
+                finish(new)
             new.rename(tree)
     return tree
+
+
+def base_tree(release: str, mirrors: Mirrors) -> Path:
+    """The kept tree of a release."""
+    digest = hashlib.sha256(",".join(PACKAGES).encode()).hexdigest()[:8]
+    return kept_tree(_cache_dir() / f"{release}-{digest}", release, PACKAGES, mirrors)
 
 
 def _bundle(checkout: Path, target: Path, *, work_tree: bool) -> None:
@@ -130,13 +145,31 @@ def _without_secrets(path: Path) -> str:
     return "".join(line for line in lines if not SECRET_LINE.search(line))
 
 
-def _carry_over(root: Path, release: str, mirrors: Mirrors, resolv_conf: str) -> None:
-    (root / "etc/resolv.conf").unlink(missing_ok=True)
-    (root / "etc/resolv.conf").write_text(resolv_conf)
-    shutil.copy("/etc/hosts", root / "etc/hosts")
-    (root / "etc/hostname").write_text("fresh\n")
-    with (root / "etc/hosts").open("a") as hosts:
-        hosts.write("\n127.0.0.1 localhost fresh\n")
+def own_certificates() -> list[Path]:
+    """The authorities that this machine trusts besides the usual ones."""
+    return sorted(Path("/usr/local/share/ca-certificates").glob("**/*.crt"))
+
+
+def carry_certificates(root: Path) -> None:
+    """Put this machine's own authorities into a tree; update-ca-certificates has to follow there."""
+    for certificate in own_certificates():
+        shutil.copy(certificate, root / "usr/local/share/ca-certificates" / certificate.name)
+
+
+def pip_configuration() -> str:
+    """This machine's, without secrets; empty where there is none."""
+    candidates = (Path.home() / ".config/pip/pip.conf", Path.home() / ".pip/pip.conf", Path("/etc/pip.conf"))
+    return next((_without_secrets(path) for path in candidates if path.is_file()), "")
+
+
+def npm_configuration() -> str:
+    """This machine's, without secrets; empty where there is none."""
+    npmrc = Path.home() / ".npmrc"
+    return _without_secrets(npmrc) if npmrc.is_file() else ""
+
+
+def carry_sources(root: Path, release: str, mirrors: Mirrors) -> None:
+    """Let apt, pip and npm of a tree take from where they do on this machine."""
     if mirrors.archive:
         (root / "etc/apt/sources.list").write_text(mirrors.sources(release))
     if shutil.which("apt-config"):
@@ -144,15 +177,22 @@ def _carry_over(root: Path, release: str, mirrors: Mirrors, resolv_conf: str) ->
         lines = [line for line in _output(["apt-config", "dump"]).splitlines() if line.startswith(wanted)]
         kept = [line for line in lines if not SECRET_LINE.search(line)]
         (root / "etc/apt/apt.conf.d/90fresh").write_text("".join(f"{line}\n" for line in kept))
-    for certificate in Path("/usr/local/share/ca-certificates").glob("**/*.crt"):
-        shutil.copy(certificate, root / "usr/local/share/ca-certificates" / certificate.name)
-    pip_files = (Path.home() / ".config/pip/pip.conf", Path.home() / ".pip/pip.conf", Path("/etc/pip.conf"))
-    for found in [path for path in pip_files if path.is_file()][:1]:
-        (root / "etc/pip.conf").write_text(_without_secrets(found))
-    npmrc = Path.home() / ".npmrc"
-    if npmrc.is_file():
+    if pip := pip_configuration():
+        (root / "etc/pip.conf").write_text(pip)
+    if npm := npm_configuration():
         for home in ("root", "etc/skel"):
-            (root / home / ".npmrc").write_text(_without_secrets(npmrc))
+            (root / home / ".npmrc").write_text(npm)
+
+
+def _carry_over(root: Path, release: str, mirrors: Mirrors, resolv_conf: str) -> None:
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    (root / "etc/resolv.conf").write_text(resolv_conf)
+    shutil.copy("/etc/hosts", root / "etc/hosts")
+    (root / "etc/hostname").write_text("fresh\n")
+    with (root / "etc/hosts").open("a") as hosts:
+        hosts.write("\n127.0.0.1 localhost fresh\n")
+    carry_certificates(root)
+    carry_sources(root, release, mirrors)
 
 
 @contextlib.contextmanager
