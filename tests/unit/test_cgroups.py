@@ -105,5 +105,5 @@ def test_one_process_is_put_where_another_is(root: Path) -> None:
 )
 def test_disks_have_weights(root: Path, monkeypatch: pytest.MonkeyPatch, path: str, text: str, have: bool) -> None:
     file = write(root, path, text)
-    monkeypatch.setattr(cgroups.glob, "iglob", lambda _pattern: [str(file)] if path.startswith("queue") else [])
+    monkeypatch.setattr("glob.iglob", lambda _pattern: [str(file)] if path.startswith("queue") else [])
     assert cgroups.disks_have_weights() is have
