@@ -252,6 +252,18 @@ def test_what_is_no_list(tmp_path: Path, views: Any) -> None:
     assert "no list of sandboxes" in said
 
 
+@pytest.mark.parametrize("answer", ["", "nonsense", "7", "[]", '{"code": "x"}', "[" * 100_000])
+def test_an_answer_that_is_none(tmp_path: Path, answer: str) -> None:
+    variables_of_liar = lying(tmp_path, [])
+    program = Path(variables_of_liar["ansible_python_interpreter"])
+    program.write_text(program.read_text().replace('"{}\\n"', repr(answer + "\n")), encoding="utf-8")
+    found, said = listed(tmp_path, within.hosts(liar=variables_of_liar), plugin(tmp_path))
+    assert members(found, "sandboxes") == []
+    assert "The sandboxes of liar are not known" in said
+    assert "something else than was agreed" in said
+    assert "Traceback" not in said
+
+
 def test_hosts_that_do_not_answer(arena: Arena, tmp_path: Path) -> None:
     """A warning, or an error where that is asked for; one that hangs has its time."""
     arena.play(arena.started())
