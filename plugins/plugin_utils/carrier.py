@@ -167,7 +167,7 @@ class Carrier:
             told = json.loads(line)
         except (ValueError, RecursionError):
             told = None
-        if not isinstance(told, dict) or type(told.get("code", 0)) is not int:
+        if not isinstance(told, dict) or not isinstance(told.get("code", 0), int):
             raise self._failure("It has answered with something else than was agreed.")
         return told
 
