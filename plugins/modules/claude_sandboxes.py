@@ -116,7 +116,10 @@ def main() -> None:
     if failed:
         what = "; ".join(f"{item['name']}: {item['error']}" for item in failed[:5])
         module.fail_json(
-            msg=f"{len(failed)} of {len(shown)} sandboxes failed: {what}", sandboxes=shown, changed=changed
+            msg=f"{len(failed)} of {len(shown)} sandboxes failed: {what}",
+            sandboxes=shown,
+            changed=changed,
+            diff=_diff(results),
         )
     module.exit_json(changed=changed, sandboxes=shown, diff=_diff(results))
 
