@@ -16,10 +16,10 @@ from types import FrameType
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 
-from . import container, create, frames, idle, launcher, manager, memory, modules, place, remote, usage, vm
+from . import container, create, fleet, frames, idle, launcher, manager, memory, modules, place, remote, usage, vm
 from .figure import Figure
 
-_SECONDS = 620  # beside those in which nothing happens but that a manager is looked at
+_SECONDS = 1000  # beside those in which nothing happens but that a manager is looked at
 # Those that make many files come before the one that makes and deletes them again and again.
 _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "converged": lambda where: [modules.one(where)],
@@ -35,6 +35,7 @@ _WORK: dict[str, Callable[[place.Place], Iterable[Figure]]] = {
     "create": create.measure,
     "container": container.measure,
     "vm": vm.measure,
+    "fleet": fleet.measure,
 }
 
 
