@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import commands, procs
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import commands, privileged, procs
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.commands import (
     Completed,
     Invocation,
@@ -226,3 +226,11 @@ def test_a_command_ends_with_whoever_runs_it() -> None:
     assert process.wait(PATIENCE)
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"x", b"\xff"])
+def test_whatever_a_command_prints_can_be_handed_on(byte: bytes) -> None:
+    """By the helper, whose messages have a limit."""
+    whole = byte * commands.OUTPUT_LIMIT
+    message = json.dumps(Completed(0, whole, whole).to_json())
+    assert len(message) < privileged._LIMIT

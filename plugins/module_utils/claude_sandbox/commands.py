@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import fcntl
 import os
@@ -37,13 +38,13 @@ class Invocation:
     timeout: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can carry it: each byte is one character."""
-        return {**self.__dict__, "stdin": self.stdin.decode("latin-1")}
+        """As JSON can carry it; bytes by base64, which makes of the worst of them no more than of any other."""
+        return {**self.__dict__, "stdin": base64.b64encode(self.stdin).decode()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Invocation:
         """The opposite of to_json."""
-        return cls(**{**content, "argv": tuple(content["argv"]), "stdin": content["stdin"].encode("latin-1")})
+        return cls(**{**content, "argv": tuple(content["argv"]), "stdin": base64.b64decode(content["stdin"])})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +62,14 @@ class Completed:
     timed_out: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON can carry it: each byte is one character."""
-        return {**self.__dict__, "stdout": self.stdout.decode("latin-1"), "stderr": self.stderr.decode("latin-1")}
+        """As JSON can carry it, as an invocation."""
+        streams = {name: base64.b64encode(getattr(self, name)).decode() for name in ("stdout", "stderr")}
+        return {**self.__dict__, **streams}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Completed:
         """The opposite of to_json."""
-        streams = {name: content[name].encode("latin-1") for name in ("stdout", "stderr")}
+        streams = {name: base64.b64decode(content[name]) for name in ("stdout", "stderr")}
         return cls(**{**content, **streams})
 
 
