@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.fresh.fresh import FreshError, Mirrors
-from tests.hosts import trees
+from tests.fresh.fresh import FreshError
+from tests.hosts import sources, trees
 from tests.hosts.layout import ALREADY_UP, ANSWERED, CHECKOUT, MAX_HOSTS, RELEASES, Folder, Host, State, clean, hold
 
 _BOOT_SECONDS = 60.0
@@ -177,7 +177,7 @@ def _preflight(count: int, releases: Sequence[str]) -> None:
 
 
 def _make_trees(count: int, releases: Sequence[str]) -> None:
-    mirrors = Mirrors.of_this_machine()
+    mirrors = sources.mirrors()
     try:
         for release in dict.fromkeys(releases[:count]):
             trees.tree(release, mirrors)

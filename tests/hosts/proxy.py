@@ -7,7 +7,6 @@ A Debian package that went through once is kept: its name carries its version, s
 from __future__ import annotations
 
 import argparse
-import configparser
 import contextlib
 import http.client
 import http.server
@@ -16,12 +15,10 @@ import re
 import shutil
 import socket
 import socketserver
-import subprocess
 import tempfile
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
 
 _MAX_CONNECTIONS = 64
@@ -30,40 +27,9 @@ _CHUNK = 1 << 16
 _KEPT = re.compile(r"/[A-Za-z0-9._+~%-]+(/[A-Za-z0-9._+~%-]+)*/pool/([A-Za-z0-9._+~%-]+/)+[A-Za-z0-9._+~%-]+\.deb")
 _TO_SERVER = ("Accept", "Cache-Control", "If-Modified-Since", "If-Range", "Range", "User-Agent")
 _TO_CLIENT = ("Accept-Ranges", "Content-Length", "Content-Range", "Content-Type", "ETag", "Last-Modified", "Location")
-_PORTS = {"http": 80, "https": 443}
-# Where they are when nothing is configured. The index of packages refers to the second for the packages themselves.
-_USUAL = (
-    *("https://pypi.org", "https://files.pythonhosted.org", "https://registry.npmjs.org"),
-    *("http://deb.debian.org", "http://security.debian.org"),
-)
+_HTTP = 80
 
 Place = tuple[str, int]
-
-
-def places(urls: Iterable[str]) -> frozenset[Place]:
-    """The hosts and ports of URLs."""
-    found = set()
-    for url in urls:
-        parts = urllib.parse.urlsplit(url)
-        if parts.hostname and parts.scheme in _PORTS:
-            found.add((parts.hostname, parts.port or _PORTS[parts.scheme]))
-    return frozenset(found)
-
-
-def sources_of_this_machine(pip_configuration: str, npm_configuration: str) -> list[str]:
-    """The URLs that apt, pip and npm take from here."""
-    urls = [*_USUAL]
-    if shutil.which("apt-get"):
-        argv = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-        urls += subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE).stdout.split()
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string(pip_configuration)
-    sections = [parser[name] for name in parser.sections()]
-    urls += [word for section in sections for key, value in section.items() if "index" in key for word in value.split()]
-    urls += [word for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL") for word in os.environ.get(name, "").split()]
-    urls += re.findall(r"^\s*(?:\S+:)?registry\s*=\s*(\S+)", npm_configuration, re.MULTILINE)
-    urls += [os.environ.get("NPM_CONFIG_REGISTRY", "")]
-    return sorted({url for url in urls if url})
 
 
 def _connection(host: str, port: int, *, tunnel: bool) -> http.client.HTTPConnection:
@@ -84,6 +50,11 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
             target.sendall(data)
     with contextlib.suppress(OSError):
         target.shutdown(socket.SHUT_WR)
+
+
+def _place(text: str) -> Place:
+    host, _colon, port = text.rpartition(":")
+    return host.strip("[]"), int(port) if port.isdecimal() else 0
 
 
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
@@ -118,8 +89,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     timeout = _SECONDS
 
     def do_CONNECT(self) -> None:
-        host, _colon, port = self.path.rpartition(":")
-        place = (host.strip("[]"), int(port) if port.isdigit() else 0)
+        place = _place(self.path)
         self.close_connection = True
         if place not in self.server.allowed:
             self.send_error(403, "Not a source of packages")
@@ -140,7 +110,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urllib.parse.urlsplit(self.path)
-        place = (parts.hostname or "", parts.port or _PORTS["http"])
+        place = (parts.hostname or "", parts.port or _HTTP)
         if parts.scheme != "http" or place not in self.server.allowed:
             self.send_error(403, "Not a source of packages")
             return
@@ -148,10 +118,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if kept and kept.is_file():
             self._send_file(kept)
             return
-        connection = _connection(*place, tunnel=False)
-        with contextlib.closing(connection):
+        with contextlib.closing(_connection(*place, tunnel=False)) as connection:
             try:
-                self._pass_on(connection, parts, kept)
+                answer = self._ask(connection, parts)
+            except (OSError, http.client.HTTPException) as error:
+                self.send_error(502, str(error))
+                return
+            try:
+                self._pass_on(answer, kept)
             except (OSError, http.client.HTTPException) as error:
                 self.close_connection = True
                 self.log_error("%s: %s", self.path, error)
@@ -172,14 +146,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             shutil.copyfileobj(file, self.wfile, _CHUNK)
 
-    def _pass_on(
-        self, connection: http.client.HTTPConnection, parts: urllib.parse.SplitResult, kept: Path | None
-    ) -> None:
+    def _ask(self, connection: http.client.HTTPConnection, parts: urllib.parse.SplitResult) -> http.client.HTTPResponse:
         headers = {name: self.headers[name] for name in _TO_SERVER if name in self.headers}
-        through_proxy = (connection.host, connection.port) != (parts.hostname, parts.port or _PORTS["http"])
-        target = self.path if through_proxy else urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        # Only to another proxy it is a whole URL.
+        direct = (connection.host, connection.port) == (parts.hostname, parts.port or _HTTP)
+        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, "")) if direct else self.path
         connection.request(self.command, target, headers={"Host": parts.netloc, **headers})
-        answer = connection.getresponse()
+        return connection.getresponse()
+
+    def _pass_on(self, answer: http.client.HTTPResponse, kept: Path | None) -> None:
         self.send_response(answer.status, answer.reason)
         for name in _TO_CLIENT:
             if value := answer.headers[name]:
@@ -215,9 +190,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The only way out for test hosts.")
     parser.add_argument("--socket", type=int, required=True, help="the number of a descriptor that listens")
     parser.add_argument("--kept", type=Path, required=True, help="where Debian packages are kept")
-    parser.add_argument("urls", nargs="+", help="their hosts and ports may be reached")
+    parser.add_argument("places", nargs="+", metavar="HOST:PORT", type=_place, help="what may be reached")
     options = parser.parse_args()
-    with Server(socket.socket(fileno=options.socket), places(options.urls), options.kept) as server:
+    with Server(socket.socket(fileno=options.socket), frozenset(options.places), options.kept) as server:
         server.serve_forever()
 
 

@@ -23,8 +23,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.fresh.fresh import Mirrors, npm_configuration, pip_configuration
-from tests.hosts import cgroups, trees
+from tests.hosts import cgroups, sources, trees
 from tests.hosts.layout import (
     ALREADY_UP,
     ANSWERED,
@@ -41,7 +40,6 @@ from tests.hosts.layout import (
     hold,
     hosts_of,
 )
-from tests.hosts.proxy import sources_of_this_machine
 
 _REBOOT = 133  # what systemd-nspawn exits with when the host asked for it
 _DISK = "6g"
@@ -81,7 +79,7 @@ class Supervisor:
         self.folder = folder
         self.hosts = hosts
         self.outside = outside
-        self.mirrors = Mirrors.of_this_machine()
+        self.mirrors = sources.mirrors()
         self.state = State(pid, tempfile.mkdtemp(prefix="csh-"), f"csh-{pid}-{os.urandom(4).hex()}-", hosts)
         self.state.save(folder.state)
         self._groups: dict[str, list[Path]] = {}
@@ -120,11 +118,10 @@ class Supervisor:
 
     def _proxy(self, listening: socket.socket) -> subprocess.Popen[bytes]:
         """Start it in the machine's own network, with the machine's own mounts: names are resolved as usual there."""
-        urls = sources_of_this_machine(pip_configuration(), npm_configuration())
         net, mounts = self.outside
         enter = ["nsenter", f"--net=/proc/self/fd/{net}", f"--mount=/proc/self/fd/{mounts}", "--"]
         program = [sys.executable, str(Path(__file__).with_name("proxy.py")), "--kept", str(CACHE / "debs")]
-        argv = [*enter, *program, "--socket", str(listening.fileno()), *urls]
+        argv = [*enter, *program, "--socket", str(listening.fileno()), *sources.places()]
         given = (*self.outside, listening.fileno())
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=given)
 
