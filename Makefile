@@ -145,6 +145,17 @@ release: env ## The collection as a tarball for ansible-galaxy, in dist/
 	cd "$$copy"
 	$(BIN)/ansible-galaxy collection build --force --output-path "$(CURDIR)/dist"
 
+# Hosts for playbooks to be tried on, as root.
+N ?= 3
+
+.PHONY: hosts-up
+hosts-up: env-dev ## N Debian hosts with an inventory: see tests/hosts
+	@$(BIN)/python -m tests.hosts up --count $(N)
+
+.PHONY: hosts-down
+hosts-down: env-dev ## End them
+	@$(BIN)/python -m tests.hosts down
+
 # --- Tests ----------------------------------------------------------------------------------------------------------------
 
 PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration commands web e2e
@@ -237,7 +248,7 @@ bench: env-dev ## One line a figure: NAME RATIO <= LIMIT ok
 # What the tests start that pip cannot give: command → package.
 DEPS := bwrap:bubblewrap systemd-nspawn:systemd-container sudo:sudo qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent \
 	Xorg:xserver-xorg-core debootstrap:debootstrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
-	sshd:openssh-server ssh:openssh-client curl:curl rsync:rsync unison:unison shellcheck:shellcheck git:git npm:npm node:nodejs
+	sshd:openssh-server ssh:openssh-client curl:curl rsync:rsync unison:unison shellcheck:shellcheck git:git npm:npm node:nodejs setpriv:util-linux ssh-keygen:openssh-client
 
 # What the tests' virtual machines start from; only root makes and tests them.
 .PHONY: test-guest
