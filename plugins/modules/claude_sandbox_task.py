@@ -261,10 +261,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils import door
-from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import task
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import prompt, task, untrusted
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.prompt import Report, Task
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.sandboxes import Request, Sandboxes
-from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.task import Report, Task
 
 # What the task itself chooses.
 _CHOSEN = ("name", "state", "agent", "agent_args", "resume")
@@ -287,12 +287,12 @@ def _options() -> dict[str, Any]:
         "append_system_prompt": {"type": "str"},
         "permission_mode": {
             "type": "str",
-            "choices": list(task.PERMISSION_MODES),
+            "choices": list(prompt.PERMISSION_MODES),
             "default": "bypassPermissions",
         },
         "allowed_tools": {"type": "list", "elements": "str"},
         "disallowed_tools": {"type": "list", "elements": "str"},
-        "on_denial": {"type": "str", "choices": list(task.ON_DENIAL), "default": "fail"},
+        "on_denial": {"type": "str", "choices": list(prompt.ON_DENIAL), "default": "fail"},
         "schema": {"type": "dict"},
         "session_id": {"type": "str"},
     }
@@ -342,7 +342,7 @@ def _results(report: Report, made: bool) -> dict[str, Any]:
         "files": files,
         "patch": report.patch,
         # Not as texts before and after: Ansible would compare the agent's files once more, without a bound.
-        "diff": {"prepared": task.visible(report.patch)},
+        "diff": {"prepared": untrusted.visible(report.patch)},
         "sandbox": {"name": report.sandbox, "kept": report.kept},
         "changed": bool(files["created"] or files["changed"] or files["deleted"] or (made and report.kept)),
     }

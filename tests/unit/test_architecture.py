@@ -13,7 +13,7 @@ ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils" / "claude_sandbo
 FILES = sorted(path for path in ENGINE.rglob("*.py"))
 NAMES = {path: path.relative_to(ENGINE).with_suffix("").as_posix() for path in FILES}
 # Modules of the standard library that touch nothing of the machine by themselves.
-PURE = {"__future__", "collections.abc", "dataclasses", "os.path", "re", "typing"}
+PURE = {"__future__", "collections.abc", "contextlib", "dataclasses", "json", "math", "os.path", "re", "typing"}
 
 
 def imported(path: Path, everywhere: bool = True) -> Iterator[tuple[int, str]]:
@@ -82,6 +82,12 @@ ALLOWED = {
     "limits": set[str](),
     "cgroups": set[str](),
     "commands": {"errors", "namespaces"},
+    "untrusted": set[str](),
+    # Of commands, the form in which they tell what came of one.
+    "prompt": {"commands", "errors", "untrusted"},
+    "snapshot": set[str](),
+    "difference": {"snapshot", "untrusted"},
+    "comparison": {"difference", "errors", "host", "namespaces", "procs", "snapshot"},
     # What runs as root for others, and knows nothing of sandboxes.
     "privileged": {"errors", "host", "procs"},
     "machines": {
@@ -106,7 +112,7 @@ def test_the_ground_rests_on_little(name: str) -> None:
     assert siblings(name) <= ALLOWED[name]
 
 
-@pytest.mark.parametrize("name", ["spec", "plan", "grants", "claude", "limits"])
+@pytest.mark.parametrize("name", ["spec", "plan", "grants", "claude", "limits", "prompt", "untrusted"])
 def test_the_pure_ones_touch_nothing(name: str) -> None:
     absolute = {module for level, module in imported(ENGINE / f"{name}.py") if not level}
     assert absolute <= PURE
@@ -121,11 +127,11 @@ def test_the_pure_ones_touch_nothing(name: str) -> None:
 
 # Each may know those below it, and none above.
 LAYERS = [
-    {"errors", "claude", "files", "seccomp", "libc", "guest", "limits", "cgroups"},
-    {"spec", "host", "prices", "landlock", "namespaces", "mounts", "channel", "screen", "terminal"},
+    {"errors", "claude", "files", "seccomp", "libc", "guest", "limits", "cgroups", "untrusted", "snapshot"},
+    {"spec", "host", "prices", "landlock", "namespaces", "mounts", "channel", "screen", "terminal", "difference"},
     {"plan", "grants", "procs", "commands"},
     {"toolchain", "instance", "display", "usage", "privileged", "machines", "kvm", "qmp", "guest_agent"},
-    {"backends/base", "registry", "agent", "scope"},
+    {"backends/base", "registry", "agent", "scope", "prompt", "comparison"},
     {"backends/bubblewrap", "backends/container", "keys", "session"},
     {"backends/vm", "foreground"},
     {"lifecycle"},

@@ -18,7 +18,7 @@ _IDENTITY = ("/etc/passwd", "/etc/group")
 _CLAUDE_JSON = ".claude.json"
 _CLAUDE_JSON_LIMIT = 32 << 20  # bytes
 # Its program and its plugins are read-only inside, so it need not try to renew or to mend them.
-_CLAUDE_ENV = {
+CLAUDE_ENV = {
     "DISABLE_AUTOUPDATER": "1",
     "DISABLE_INSTALLATION_CHECKS": "1",
     "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL": "1",
@@ -83,7 +83,7 @@ def environment(
         "IS_SANDBOX": "1",
     }
     if is_claude(spec):
-        env |= _CLAUDE_ENV
+        env |= CLAUDE_ENV
     return env | dict(granted.env) | spec.env
 
 
