@@ -44,6 +44,7 @@ _value:
   elements: dict
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -98,7 +99,8 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if plain and math.isfinite(value) else None
 
 
 class FilterModule:
