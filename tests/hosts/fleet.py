@@ -18,7 +18,19 @@ from pathlib import Path
 
 from tests.fresh.fresh import FreshError
 from tests.hosts import sources, trees
-from tests.hosts.layout import ALREADY_UP, ANSWERED, CHECKOUT, MAX_HOSTS, RELEASES, Folder, Host, State, clean, hold
+from tests.hosts.layout import (
+    ALREADY_UP,
+    ANSWERED,
+    CHECKOUT,
+    MAX_HOSTS,
+    RELEASES,
+    SILENT,
+    Folder,
+    Host,
+    State,
+    clean,
+    hold,
+)
 
 _BOOT_SECONDS = 60.0
 _END_SECONDS = 30.0
@@ -66,7 +78,8 @@ class Fleet:
 
     def console(self, name: str) -> str:
         """What its first process has printed."""
-        return self._folder.console(self._host(name).name).read_text(encoding="utf-8", errors="replace")
+        console = self._folder.console(self._host(name).name)
+        return console.read_text(encoding="utf-8", errors="replace") if console.exists() else ""
 
     def ssh_argv(self, name: str, *options: str, user: str = "root") -> list[str]:
         """ssh to it; options of ssh, and behind these what it shall run there, may follow."""
@@ -220,7 +233,7 @@ def start(directory: Path, count: int, releases: Sequence[str], *, detached: boo
 
 
 def _up(directory: Path, process: subprocess.Popen[str], word: str) -> Fleet:
-    if not word:
+    if word not in (ANSWERED, SILENT):
         raise FleetError("the hosts could not be started; the log says:")
     made = Fleet(directory, process)
     if word != ANSWERED:

@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TextIO
 
 from tests.hosts import cgroups, sources, trees
 from tests.hosts.layout import (
@@ -71,7 +72,7 @@ Host *
 
 
 def _run(*argv: str, text: str | None = None) -> None:
-    subprocess.run(argv, check=True, input=text, text=True, stdout=sys.stderr)
+    subprocess.run(argv, check=True, input=text, text=True)
 
 
 class Supervisor:
@@ -123,7 +124,7 @@ class Supervisor:
         program = [sys.executable, str(Path(__file__).with_name("proxy.py")), "--kept", str(CACHE / "debs")]
         argv = [*enter, *program, "--socket", str(listening.fileno()), *sources.places()]
         given = (*self.outside, listening.fileno())
-        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=given)
+        return subprocess.Popen(argv, pass_fds=given)
 
     def _make(self, host: Host) -> str:
         """Make a host and start it; its public host key."""
@@ -147,7 +148,7 @@ class Supervisor:
         argv += ["--system-call-filter=@known", f"--bind={mount / 'fuse'}:/dev/fuse", trees.FIRST]
         enter = ["sh", "-c", _ENTER, "sh", *map(str, self._groups[host.name]), "--"]
         with self.folder.console(host.name).open("ab") as log:
-            process = subprocess.Popen([*enter, *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            process = subprocess.Popen([*enter, *argv], stdout=log, stderr=log)
         self._running[process.pid] = (host, process)
 
     def _write_ways_in(self, keys: list[str]) -> None:
@@ -230,12 +231,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _watch(supervisor: Supervisor, wake: socket.socket, *, detached: bool) -> None:
+def _watch(supervisor: Supervisor, wake: socket.socket, lifeline: int | None) -> None:
     """Until it is told to end, or whoever started it has ended."""
     with selectors.DefaultSelector() as selector:
         selector.register(wake, selectors.EVENT_READ)
-        if not detached:
-            selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        if lifeline is not None:
+            selector.register(lifeline, selectors.EVENT_READ)
         while True:
             supervisor.reap()
             for key, _events in selector.select():
@@ -243,20 +244,29 @@ def _watch(supervisor: Supervisor, wake: socket.socket, *, detached: bool) -> No
                     return
 
 
-def _supervise(options: argparse.Namespace, pid: int, wake: socket.socket) -> None:
+def _supervise(options: argparse.Namespace, pid: int, wake: socket.socket, lifeline: int, tell: TextIO) -> None:
     supervisor = Supervisor(Folder(options.directory), hosts_of(options.count, options.releases), pid, options.outside)
     try:
         supervisor.begin()
-        # What to wait for next: the hosts' answers, but the end as well.
-        threading.Thread(target=_tell, args=(supervisor,), daemon=True).start()
-        _watch(supervisor, wake, detached=options.detached)
+        # A thread waits for the hosts' answers, so that the end is noticed meanwhile.
+        threading.Thread(target=_tell, args=(supervisor, tell), daemon=True).start()
+        _watch(supervisor, wake, None if options.detached else lifeline)
     finally:
         supervisor.end()
 
 
-def _tell(supervisor: Supervisor) -> None:
-    with sys.stdout as out:
-        out.write(f"{ANSWERED if supervisor.answers() else SILENT}\n")
+def _tell(supervisor: Supervisor, tell: TextIO) -> None:
+    with tell:
+        tell.write(f"{ANSWERED if supervisor.answers() else SILENT}\n")
+
+
+def _own_streams() -> tuple[int, TextIO]:
+    """What this was started with as standard input and output, which what it starts must neither read nor write."""
+    lifeline, tell = os.dup(0), os.fdopen(os.dup(1), "w")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return lifeline, tell
 
 
 def main() -> None:
@@ -270,11 +280,12 @@ def main() -> None:
     signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
     for each in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
         signal.signal(each, lambda _number, _frame: None)
-    with hold(Folder(options.directory).lock) as held:
+    lifeline, tell = _own_streams()
+    with tell, hold(Folder(options.directory).lock) as held:
         if held:
-            _supervise(options, pid, wake)
+            _supervise(options, pid, wake, lifeline, tell)
         else:
-            print(ALREADY_UP, flush=True)
+            tell.write(f"{ALREADY_UP}\n")
 
 
 if __name__ == "__main__":

@@ -129,4 +129,4 @@ def device(path: Path, major: int, minor: int) -> None:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a tree as it is."""
-    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+    subprocess.run(["cp", "-a", str(source.resolve()), str(target)], check=True)
