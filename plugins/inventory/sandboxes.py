@@ -97,12 +97,11 @@ keyed_groups:
 compose:
   ansible_python_interpreter: "'/usr/bin/python3'"
 
-# Those of this machine, for the account that they belong to.
----
-plugin: claude_code.nix_sandbox.sandboxes
-hosts: localhost
-become_user: alice
-hostname: sandbox_name
+# Those of this machine, for the account that they belong to:
+# plugin: claude_code.nix_sandbox.sandboxes
+# hosts: localhost
+# become_user: alice
+# hostname: sandbox_name
 """
 
 import contextlib
