@@ -76,6 +76,13 @@ def test_attach_command(
     assert "\n" not in text
 
 
+def test_a_manager_may_have_a_program_that_attaches_others(tmux: str) -> None:
+    host = Host({"PATH": os.path.dirname(tmux), "MANAGER_ATTACH": "sudo -u manager /usr/libexec/attach"}, 1000)
+    sandbox = record()
+    assert sandbox.instance is not None
+    assert view.attach_command(host, sandbox, sandbox.instance) == "sudo -u manager /usr/libexec/attach demo"
+
+
 ATTACH = ["attach", "-t", "main"]
 LIVE = {"pid": 12, "pid_xvfb": 13, "display_num": 7}
 KEPT = {"tmux_session": "main", "tmux_socket": "/run/x/tmux"}

@@ -60,7 +60,10 @@ def _monitor(instance: Instance) -> str:
 
 
 def attach_command(host: Host, record: Record, instance: Instance) -> str:
-    """What a person types on this host to see the session."""
+    """What a person types on this host to see the session: by the program of MANAGER_ATTACH, where a manager has one."""
+    program = host.environ.get("MANAGER_ATTACH")
+    if program:
+        return shlex.join([*shlex.split(program), record.name])
     argv = ["env", "-u", "TMUX", host.find("tmux") or "tmux", "-S", instance.socket, "attach", "-t", SESSION]
     user = record.asked().user
     if host.uid == 0 and user not in (None, "root"):
