@@ -63,8 +63,8 @@ def test_create_and_destroy(hosts: Fleet) -> None:
     assert listed.stdout.startswith("main:"), listed.stderr
     assert run(hosts, "create", "-l", "host1", **named).went_well().count("host1", "changed") == 0
     assert run(hosts, "create", claude_sandbox_name="one").code != 0
-    for unclear in ({}, {"claude_sandbox_name": "one", "claude_sandbox_destroy_all": True}):
-        assert "Give either" in run(hosts, "destroy", **unclear).output
+    assert "Give either" in run(hosts, "destroy").output
+    assert "Give either" in run(hosts, "destroy", claude_sandbox_name="one", claude_sandbox_destroy_all=True).output
     check = run(hosts, "destroy", "--check", "-l", "host1", claude_sandbox_name="one").went_well()
     assert "Would be removed: one" in check.output
     assert statuses(hosts, "host1")["one"] == "running"

@@ -264,13 +264,13 @@ def test_secrets(hosts: Fleet, tmp_path: Path) -> None:
     asked = {name: sandboxes for name, (sandboxes, _words) in _CASES.items()}
     vault = _vault(tmp_path / "inventory", hosts, cases=asked, claude_sandbox_fleet_defaults=defaults)
     play = {"hosts": "sandbox_hosts", "gather_facts": True, "tasks": [_case(name) for name in _CASES]}
-    leaks = []
+    leaks, said = [], ""
     with _watched() as seen:
         where = tmp_path / "inventory/hosts.yml"
         for flags in (["--check"], []):
             done = run(hosts, [play], "-vvv", "--diff", *flags, *vault, inventory=where, env=env).went_well()
             leaks += [line for line in done.output.splitlines() if _mentions(line)]
-    said = " ".join(done.output.split())
+            said = " ".join(done.output.split())
     for name, (_sandboxes, words) in _CASES.items():
         assert (f"{name} failed" in said) == bool(words), f"{name}: {said}"
         assert words in said, name
