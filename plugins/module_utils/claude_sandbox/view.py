@@ -60,7 +60,7 @@ def _monitor(instance: Instance) -> str:
 
 
 def attach_command(host: Host, record: Record, instance: Instance) -> str:
-    """What a person types on this host to see the session: by the program of MANAGER_ATTACH, where a manager has one."""
+    """What a person types on this host to see the session; MANAGER_ATTACH names a program for that."""
     program = host.environ.get("MANAGER_ATTACH")
     if program:
         return shlex.join([*shlex.split(program), record.name])
