@@ -158,7 +158,7 @@ hosts-down: env-dev ## End them
 
 # --- Tests ----------------------------------------------------------------------------------------------------------------
 
-PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration commands web e2e
+PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration fleet molecule commands web e2e
 # Our own scripts, by their first line.
 SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh')
 
@@ -220,6 +220,18 @@ integration: ## The modules through Ansible
 	$(begin)
 	pytest -n 2 tests/integration --junitxml=.cache/results/integration.xml
 
+# A file's tests share hosts, which take longer to make ready than the tests.
+fleet: ## Roles, playbooks and plugins on booted hosts, over SSH
+	$(begin)
+	pytest -n 2 --dist loadfile tests/hosts tests/fleet --junitxml=.cache/results/fleet.xml
+
+SCENARIOS = $(notdir $(patsubst %/molecule.yml,%,$(wildcard extensions/molecule/*/molecule.yml)))
+molecule: ## The roles' scenarios, each from bare hosts to their end
+	$(begin)
+	failed=
+	for scenario in $(SCENARIOS); do molecule test -s "$$scenario" || failed+=" $$scenario"; done
+	[ -z "$$failed" ] || { echo "These failed:$$failed" >&2; exit 1; }
+
 # What a sandbox needs comes by the role that brings it to every host.
 define with_claude
 	command -v claude >/dev/null || ansible localhost -c local -m ansible.builtin.include_role -a name=claude_code.nix_sandbox.sandbox
@@ -248,7 +260,8 @@ bench: env-dev ## One line a figure: NAME RATIO <= LIMIT ok
 # What the tests start that pip cannot give: command → package.
 DEPS := bwrap:bubblewrap systemd-nspawn:systemd-container sudo:sudo qemu-system-x86_64:qemu-system-x86 qemu-ga:qemu-guest-agent \
 	Xorg:xserver-xorg-core debootstrap:debootstrap tmux:tmux Xvfb:xvfb xauth:xauth chromium:chromium ip:iproute2 nsenter:util-linux socat:socat strace:strace \
-	sshd:openssh-server ssh:openssh-client curl:curl rsync:rsync unison:unison shellcheck:shellcheck git:git npm:npm node:nodejs setpriv:util-linux ssh-keygen:openssh-client
+	sshd:openssh-server ssh:openssh-client curl:curl rsync:rsync unison:unison shellcheck:shellcheck git:git npm:npm node:nodejs setpriv:util-linux ssh-keygen:openssh-client \
+	busybox:busybox-static
 
 # What the tests' virtual machines start from; only root makes and tests them.
 .PHONY: test-guest

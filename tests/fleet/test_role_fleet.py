@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils import door
+from tests.fleet.fleets import STATE_DIR, USER, Ran, plain, run, statuses, there
 from tests.hosts import Fleet, fleet
 from tests.integration import playing
-from tests.integration.fleets import STATE_DIR, USER, Ran, plain, run, statuses, there
 
 PLAY = [{"hosts": "sandbox_hosts", "gather_facts": False, "roles": ["claude_code.nix_sandbox.fleet"]}]
 HOST = "host1"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.fleet.fleets import STATE_DIR, USER, ansible, plain, run, statuses, there
 from tests.hosts import Fleet, fleet
 from tests.integration import playing
-from tests.integration.fleets import STATE_DIR, USER, ansible, plain, run, statuses, there
 
 HOSTS = ["host1", "host2"]
 
