@@ -13,7 +13,10 @@ from ansible_collections.claude_code.nix_sandbox.plugins.filter.table import tab
 
 
 def test_a_table() -> None:
-    rows = [{"name": "web", "used_by": "alice", "tokens": 7}, {"name": "a", "used_by": None, "tokens": 1200}]
+    rows: list[dict[str, Any]] = [
+        {"name": "web", "used_by": "alice", "tokens": 7},
+        {"name": "a", "used_by": None, "tokens": 1200},
+    ]
     assert table(rows, ["name", "used_by", "tokens"]).splitlines() == [
         "NAME  USED BY  TOKENS",
         "web   alice         7",
