@@ -160,7 +160,7 @@ hosts-down: env-dev ## End them
 
 PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration fleet molecule commands web e2e
 # Our own scripts, by their first line.
-SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh')
+SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh' -- ':!*.py')
 
 .PHONY: test
 test: test-deps test-guest $(PARTS) ## Everything that must pass, in parts that can be asked for by name
