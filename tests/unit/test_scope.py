@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import cgroups, procs, scope
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
-from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.host import Account
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.host import Account, Host
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.procs import Process
 
 ID = "0123456789ab"
@@ -120,6 +121,43 @@ def test_who_ended_meanwhile_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
 
         scope._start(call, scope.Scoped(ID, {}, (ending, me())), ME)
     assert [words[words.index("au") + 1] for words in bus.calls] == ["2", "1"]
+
+
+def test_a_changed_limit_may_take_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd answers before the kernel knows."""
+    shown = iter(["max", "max", *["20"] * 9])
+    monkeypatch.setattr(cgroups, "unit", lambda _pid, _ending: "x.scope")
+    monkeypatch.setattr(cgroups, "setting", lambda *_words: next(shown))
+    scope._set(Bus(), "x.scope", scope.Scoped(ID, {"tasks": 20}, (me(),)))
+
+
+def test_a_changed_limit_that_is_never_kept_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scope, "_SETTLING_SECONDS", 0.01)
+    monkeypatch.setattr(cgroups, "unit", lambda _pid, _ending: "x.scope")
+    monkeypatch.setattr(cgroups, "setting", lambda *_words: "max")
+    with pytest.raises(SandboxError, match="this host does not keep tasks"):
+        scope._set(Bus(), "x.scope", scope.Scoped(ID, {"tasks": 20}, (me(),)))
+
+
+@pytest.mark.parametrize("bus, lingers", [(True, True), (True, False), (False, True)])
+def test_only_a_user_manager_that_stays_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, bus: bool, lingers: bool
+) -> None:
+    """One that does not linger ends at the last logout, and so would the sandbox."""
+    asked = Bus()
+    monkeypatch.setattr(scope, "_LINGER", str(tmp_path))
+    monkeypatch.setattr(scope, "_bus", lambda _uid: str(tmp_path / "bus"))
+    monkeypatch.setattr(scope, "_user_bus", lambda _host, _owner: asked)
+    monkeypatch.setattr(scope, "booted", lambda: True)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(cgroups, "unit", lambda _pid, _ending: scope.unit_name(ME.uid, ID))
+    for name, there in (("bus", bus), (ME.name, lingers)):
+        if there:
+            (tmp_path / name).touch()
+    (tmp_path / "busctl").touch(mode=0o755)
+    host = Host({"PATH": str(tmp_path)}, 1000)
+    placed = scope.place(host, ME, scope.Scoped(ID, {}, (me(),)), "")
+    assert (placed, len(asked.calls)) == ((f"user/{scope.unit_name(ME.uid, ID)}", 1) if bus and lingers else ("", 0))
 
 
 def test_what_systemd_refuses_is_told() -> None:

@@ -3,8 +3,9 @@
 """A scope of systemd's for each sandbox: apart from the unit of whoever made it, and with the limits asked for.
 
 Root has the system's manager make it, also for a child that became the sandbox's account. Another account asks its own
-user manager, which is there once it lingers; where that cannot keep a limit (cgroup v1, or a controller that it was not
-given) the helper that sudo lets it run does it (see helper.py). Without systemd there is no scope, and no limit.
+user manager, once it lingers: one that does not ends at the last logout, with all that it has. Where that cannot keep a
+limit (cgroup v1, or a controller that it was not given) the helper that sudo lets it run does it (see helper.py).
+Without systemd there is no scope, and no limit.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _SLICE = "claude_sandbox.slice"
 _ID = re.compile(r"[0-9a-f]{8,64}\Z")
 _SECONDS = 10.0
 _STOP_MICROSECONDS = 10_000_000  # between asking and ending, when the host is shut down
+_SETTLING_SECONDS = 2.0  # from when systemd has agreed to a limit until the kernel shows it; measured: under 0.1
+_LINGER = "/var/lib/systemd/linger"
 _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 
 
@@ -79,10 +82,10 @@ def problems(host: Host, spec: Spec, owner: Account) -> list[Problem]:
         return [missing("busctl")]
     if os.geteuid() == 0 or privileged.connected() or _has_helper(host):
         return []
-    if not os.path.exists(_bus(owner.uid)):
+    if not _stays(owner):
         return [
             Problem(
-                f"limits need {owner.name}'s own systemd, and that does not run.",
+                f"limits need {owner.name}'s own systemd, and that does not run without a login.",
                 f"As root: loginctl enable-linger {owner.name}",
             )
         ]
@@ -113,7 +116,7 @@ def place(host: Host, owner: Account, task: Scoped, record: str) -> str:
     if os.geteuid() == 0:
         _place_by_system(task, owner)
         return f"{SYSTEM}/{unit}"
-    if os.path.exists(_bus(owner.uid)) and {limits.CONTROLLERS[name] for name in names} <= _delegated(owner.uid):
+    if _stays(owner) and {limits.CONTROLLERS[name] for name in names} <= _delegated(owner.uid):
         _start(_user_bus(host, owner), task, owner)
         return f"{USER}/{unit}"
     if names:
@@ -171,6 +174,11 @@ def _has_helper(host: Host) -> bool:
 
 def _bus(uid: int) -> str:
     return f"/run/user/{uid}/bus"
+
+
+def _stays(owner: Account) -> bool:
+    """Whether the account's user manager runs, and goes on when the account logs out."""
+    return os.path.exists(_bus(owner.uid)) and os.path.exists(f"{_LINGER}/{owner.name}")
 
 
 def _delegated(uid: int) -> set[str]:
@@ -273,12 +281,13 @@ def _start_for(bus: Caller, unit: str, living: Sequence[Process], task: Scoped, 
     _check(first, unit, task)
 
 
-def _check(process: Process, unit: str, task: Scoped) -> None:
-    """Look at what the kernel itself says. Raises SandboxError where a limit is not kept."""
+def _check(process: Process, unit: str, task: Scoped, seconds: float = 0.0) -> None:
+    """Look at what the kernel itself says. Raises SandboxError where a limit is not kept within some seconds."""
 
     def read(controller: str, name: str) -> str | None:
         return cgroups.setting(process.pid, unit, controller, name)
 
+    procs.until(lambda: not limits.unkept(task.limits, read) or not process.alive(), seconds)
     broken = limits.unkept(task.limits, read)
     if "io_weight" in limits.wanted(task.limits) and "io_weight" not in broken and not cgroups.disks_have_weights():
         broken.append("io_weight")
@@ -295,7 +304,8 @@ def _set(bus: Caller, unit: str, task: Scoped, member: Process | None = None) ->
     _call(bus, "SetUnitProperties", "sba(sv)", unit, "true", str(len(values)), *words)
     for process in (*task.processes, *([member] if member else [])):
         if cgroups.unit(process.pid, ".scope") == unit:
-            _check(process, unit, task)
+            # systemd answers first, and tells the kernel then.
+            _check(process, unit, task, _SETTLING_SECONDS)
 
 
 def _change_by_system(task: Scoped, owner: Account) -> None:
