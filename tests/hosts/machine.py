@@ -56,7 +56,7 @@ done </lib/modules
 busybox ip link set lo up
 busybox ip address add 10.0.2.15/24 dev eth0
 busybox ip link set eth0 up
-busybox mount /dev/vda /new
+busybox mount -t ext4 /dev/vda /new
 busybox mount -o move /dev /new/dev
 exec busybox switch_root /new /sbin/init
 """
@@ -70,9 +70,8 @@ echo machine >/etc/hostname
 echo '127.0.0.1 localhost machine' >/etc/hosts
 : >/etc/resolv.conf
 : >/etc/machine-id
-echo '/dev/vda / ext4 defaults 0 0' >/etc/fstab
 systemctl --quiet enable ssh.service
-systemctl --quiet mask console-getty.service getty@tty1.service
+systemctl --quiet mask console-getty.service getty@tty1.service e2scrub_reap.service
 systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
 find /usr/share/doc /usr/share/info /usr/share/locale /usr/share/man -not -type d -delete
 find /var/cache/apt /var/lib/apt/lists -type f -delete
@@ -305,7 +304,8 @@ def machine() -> Iterator[Machine]:
 
 
 def _argv(source: Image, folder: Path) -> list[str]:
-    words = "console=ttyS0 quiet net.ifnames=0 root=/dev/vda rw mitigations=off systemd.show_status=no"
+    # Without udev no device is ever known to be there: a getty on the console would be waited for.
+    words = "console=ttyS0 quiet net.ifnames=0 root=/dev/vda rw mitigations=off systemd.getty_auto=no"
     emulator, setpriv = shutil.which("qemu-system-x86_64"), shutil.which("setpriv")
     return [
         *(str(setpriv), "--pdeathsig", "KILL", str(emulator)),
