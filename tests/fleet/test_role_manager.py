@@ -35,7 +35,7 @@ ATTACH = "/usr/local/libexec/claude-sandbox/attach"
 LIB = "/usr/local/lib/claude-sandbox/manager"
 OLDER, NEWER = "host1", "host2"  # Debian 12 and 13
 # What `systemd-analyze security` may say at most, of 10; see the role's README.
-EXPOSURE = 4.5
+EXPOSURE = 4.6
 SECONDS = 900
 
 Variables = Mapping[str, object]
@@ -73,6 +73,87 @@ except urllib.error.HTTPError as error:
 content = answer.read()
 is_json = "json" in answer.headers["Content-Type"]
 print(json.dumps([answer.status, json.loads(content) if is_json else len(content)]))
+"""
+# What takes all it can get, each in a sandbox of its own.
+HOGS = {
+    "bomb": """
+import os, time
+made = 0
+try:
+    while made < 5000:
+        if os.fork() == 0:
+            time.sleep(8)
+            os._exit(0)
+        made += 1
+except BlockingIOError:
+    pass
+time.sleep(6)
+print(made)
+""",
+    "eater": "whole = bytearray(512 << 20); whole[::4096] = b'x' * len(whole[::4096]); print('ate')",
+    "spinner": """
+import time
+end = time.monotonic() + 8
+while time.monotonic() < end:
+    pass
+print(time.process_time() / 8)
+""",
+}
+LIMITS = {"bomb": {"tasks": 60}, "eater": {"memory": 128}, "spinner": {"cpus": 0.25}}
+LIMITED = {
+    "hosts": "host1",
+    "gather_facts": False,
+    "tasks": [
+        {
+            "ansible.builtin.file": {"path": "/srv/{{ item }}", "state": "directory", "owner": "ops"},
+            "loop": list(HOGS),
+        },
+        {
+            "claude_code.nix_sandbox.claude_sandboxes": {
+                "state_dir": "/srv/limited",
+                "sandboxes": [
+                    {
+                        "name": name,
+                        "project_dir": f"/srv/{name}",
+                        "agent": ["shell"],
+                        "limits": limits,
+                        "grants": {"claude": False, "display": False},
+                    }
+                    for name, limits in LIMITS.items()
+                ],
+            }
+        },
+    ],
+}
+UNLIMITED = {
+    "hosts": "host1",
+    "gather_facts": False,
+    "tasks": [
+        {"claude_code.nix_sandbox.claude_sandboxes": {"state_dir": "/srv/limited", "sandboxes": [], "prune": True}}
+    ],
+}
+VIEWS = """
+import json
+from claude_sandbox.sandboxes import Sandboxes
+print(json.dumps({view["name"]: view["status"] for view in Sandboxes(state_dir="/srv/limited").views()}))
+"""
+# Has all of them at work at once, and meanwhile asks the manager and works in a sandbox of the manager's.
+AT_ONCE = f"""
+import json, subprocess, urllib.request
+hogs = {HOGS!r}
+run = ["claude-sandbox", "exec", "--state-dir"]
+at_work = {{
+    name: subprocess.Popen([*run, "/srv/limited", name, "--", "python3", "-c", text], stdout=subprocess.PIPE, text=True)
+    for name, text in hogs.items()
+}}
+beside = ["runuser", "-u", "claude-manager", "--", *run, "/var/lib/claude-manager", "neighbour", "--", "true"]
+healths, works = [], []
+while at_work["spinner"].poll() is None:
+    healths.append(urllib.request.urlopen("http://127.0.0.1:3000/healthz", timeout=10).status)
+    work = subprocess.run(beside, timeout=20, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    works.append([work.returncode, work.stderr])
+ended = {{name: [process.communicate()[0].strip(), process.returncode] for name, process in at_work.items()}}
+print(json.dumps([healths, works, ended]))
 """
 
 
@@ -272,6 +353,27 @@ def _until_it_answers(site: Site, name: str) -> bool:
     verify = (ROOT / "roles/manager/files/verify.py").read_text()
     argv = ["python3", "-I", "-", "127.0.0.1:3000", TOKEN_FILE, "30"]
     return site.hosts.ssh(name, *argv, input=verify).returncode == 0
+
+
+def test_what_a_limited_sandbox_does_is_its_own_trouble(site: Site) -> None:
+    """Three that take all they can get, at once: the manager answers, and its sandbox works on."""
+    site.make(OLDER, "neighbour")
+    made = site.play(text=json.dumps([LIMITED]))
+    assert made.code == 0, made.output
+    healths, works, ended = json.loads(site.run(OLDER, "python3", "-c", AT_ONCE))
+    assert set(healths) == {200}
+    assert works
+    assert [work for work in works if work != [0, ""]] == []
+    made_processes, code = ended["bomb"]
+    assert (5 < int(made_processes) < 60, code) == (True, 0), ended
+    assert ended["eater"] == ["", 137]
+    share, code = ended["spinner"]
+    assert (float(share) < 0.45, code) == (True, 0), ended
+    listed = json.loads(site.run(OLDER, f"{LIB}/current/bin/python", "-c", VIEWS))
+    assert listed == dict.fromkeys(HOGS, "running")
+    assert len(site.pids(OLDER, "neighbour")) == 2
+    gone = site.play(text=json.dumps([UNLIMITED]))
+    assert gone.code == 0, gone.output
 
 
 def test_an_upgrade(site: Site, wheelhouse: Path) -> None:

@@ -30,7 +30,7 @@ _SLICE = "claude_sandbox.slice"
 _ID = re.compile(r"[0-9a-f]{8,64}\Z")
 _SECONDS = 10.0
 _STOP_MICROSECONDS = 10_000_000  # between asking and ending, when the host is shut down
-_SETTLING_SECONDS = 2.0  # from when systemd has agreed to a limit until the kernel shows it; measured: under 0.1
+_SETTLING_SECONDS = 2.0  # from when systemd has agreed to a limit until the kernel shows it, at most
 _LINGER = "/var/lib/systemd/linger"
 _MANAGER = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
 
