@@ -97,7 +97,9 @@ class Fleet:
         """Run a program there; `timeout` is in seconds. Without input it reads nothing."""
         command = [*self.ssh_argv(name, user=user), "--", shlex.join(argv)]
         given = {"stdin": subprocess.DEVNULL} if input is None else {"input": input}
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout, **given)
+        return subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=timeout, **given
+        )
 
     def reboot(self, name: str) -> None:
         """Boot it again, and wait until it is up. Raises FleetError when it does not come up."""
