@@ -309,7 +309,8 @@ def test_stopped_from_elsewhere(person: Person) -> None:
     name = person.sandboxes()[0]["name"]
     done = person.run("--stop")
     assert (done.returncode, done.stderr) == (0, f"claude-sandbox: {name} has ended.\n")
-    assert terminal.code() in (137, 143)
+    # It is asked to by two signals, and ends by the one that it takes first; or by the third, where it takes neither.
+    assert terminal.code() in (129, 137, 143)
     assert terminal.is_as_before()
     assert person.processes() == []
     assert person.records() == []
