@@ -134,9 +134,8 @@ def _program(name: str) -> str:
 
 
 def _installed() -> Task:
-    task = {"name": "install", "environment": _PROXY, "ansible.builtin.apt": {"name": _PACKAGES, "update_cache": True}}
-    task["ansible.builtin.apt"]["install_recommends"] = False  # type: ignore[index]  # it is the mapping above
-    return task
+    wanted = {"name": _PACKAGES, "update_cache": True, "install_recommends": False}
+    return {"name": "install", "environment": _PROXY, "ansible.builtin.apt": wanted}
 
 
 def _project(number: int) -> str:
