@@ -71,9 +71,11 @@ def test_a_signal_is_told_as_a_shell_tells_it(folder: Path) -> None:
 
 
 def test_a_command_that_takes_too_long_is_killed_with_its_group(folder: Path) -> None:
-    done, asked = run(folder, STARTED, {"return": {"exited": False}}, STARTED, timeout=0.0)
+    killing = {"return": {"pid": 8}}
+    done, asked = run(folder, STARTED, {"return": {"exited": False}}, killing, ended(exitcode=0), timeout=0.0)
     assert (done.code, done.timed_out) == (124, True)
-    assert asked[-1]["arguments"] == {"path": SHELL, "arg": ["-p", "-c", 'kill -KILL -- "-$0" "$0"', "7"]}
+    assert asked[-2]["arguments"] == {"path": SHELL, "arg": ["-p", "-c", 'kill -KILL "$0"; kill -KILL -- "-$0"', "7"]}
+    assert asked[-1] == {"execute": "guest-exec-status", "arguments": {"pid": 8}}
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,13 @@ class Agent:
             step = min(step * 1.5, _STEPS[1])
 
     def _kill(self, pid: int, shell: str) -> None:
+        """Kill it with the process group that it leads, and wait for that."""
         with contextlib.suppress(SandboxError):
-            # Before it leads a group there is nothing but itself.
-            killer = ["-p", "-c", 'kill -KILL -- "-$0" "$0"', str(pid)]
-            self.ask("guest-exec", {"path": shell, "arg": killer})
+            # Itself first: it may not lead a group yet, and begins nothing more from there on. What it had begun by
+            # then is in its group.
+            killer = ["-p", "-c", 'kill -KILL "$0"; kill -KILL -- "-$0"', str(pid)]
+            killing = _number(self.ask("guest-exec", {"path": shell, "arg": killer}), "pid")
+            self._end_of(killing, time.monotonic() + self.seconds)
 
 
 def _synchronize(channel: Channel) -> None:
