@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,8 +15,17 @@ _HERE = Path(__file__).parent
 ENGINE = Path(__file__).parents[3] / "plugins/module_utils"
 
 
+_SAID_LINES = 40
+# What the dynamic linker says of the planted LD_PRELOAD and LD_AUDIT, each time a program is started.
+_OF_THE_LINKER = "ERROR: ld.so: "
+
+
 class EngineError(Exception):
     """The engine's error, in its own words."""
+
+
+class BrokenEngineError(Exception):
+    """The engine, or the worker, is at fault: never to be taken for an error that a test expects."""
 
 
 class Engine:
@@ -34,12 +45,13 @@ class Engine:
     ) -> None:
         uid, gid = account or (None, None)
         self.state_dir = state_dir
+        # A file, which unlike a pipe is never full.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it is open for as long as the process
         self._process = subprocess.Popen(
             [python, str(script), str(engine), str(state_dir), json.dumps(keys)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # What the dynamic linker says of the planted LD_PRELOAD, and nothing else, would stand here.
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             text=True,
             env={"PATH": os.environ["PATH"], **env},
             pass_fds=(descriptor,),
@@ -59,9 +71,12 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+            # What was sent to one that has ended is still to be written.
+            with contextlib.suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
         self._process.wait(30)
+        self._said.close()
 
     def kill(self) -> None:
         """End it without giving it a chance to clean up."""
@@ -69,23 +84,35 @@ class Engine:
         self._process.wait(30)
 
     def send(self, do: str, **request: Any) -> None:
-        """Ask for something, without waiting for the answer."""
+        """Ask for something, without waiting for the answer. Raises BrokenEngineError where the engine has ended."""
         pipe = self._process.stdin
         assert pipe is not None
-        pipe.write(json.dumps({"do": do, **request}) + "\n")
-        pipe.flush()
+        try:
+            pipe.write(json.dumps({"do": do, **request}) + "\n")
+            pipe.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
 
     def answer(self) -> Any:
-        """The next answer. Raises EngineError where it is an error."""
+        """The next answer. Raises EngineError where it is an error, BrokenEngineError where there is none."""
         pipe = self._process.stdout
         assert pipe is not None
         line = pipe.readline()
         if not line:
-            raise EngineError(f"the engine ended with code {self._process.wait(30)}")
+            raise self._ended()
         answer = json.loads(line)
+        if "broken" in answer:
+            raise BrokenEngineError(answer["broken"])
         if "error" in answer:
             raise EngineError(answer["error"])
         return answer["value"]
+
+    def _ended(self) -> BrokenEngineError:
+        code = self._process.wait(30)
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").splitlines()
+        said = [line for line in lines if not line.startswith(_OF_THE_LINKER)][-_SAID_LINES:]
+        return BrokenEngineError("\n".join([f"the engine ended with code {code}, and said:", *(said or ["nothing"])]))
 
     def ask(self, do: str, **request: Any) -> Any:
         """Ask, and wait for the answer."""
