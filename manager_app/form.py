@@ -40,6 +40,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "network": ("Network", "Off, it has only a loopback of its own."),
     "toolchain": ("Programs", "Where its programs come from."),
     "rootfs": ("Tree of programs", "For programs from a tree made for sandboxes."),
+    "nix_toolchain": ("Toolchain of Nix", "For programs from Nix: a path in its store, or a profile."),
     "agent": ("Agent", "claude, shell, or a program and its arguments; one word a line."),
     "resume": ("Resume", "Goes on with the project's last conversation at each start."),
     "env": ("Variables", "NAME=VALUE, one a line. They are no place for secrets."),

@@ -1,12 +1,14 @@
 # Copyright: (c) 2026, claude_code.nix_sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What a sandbox is asked for: the defaults of a desktop, the user's file, the project's file, the command line.
+"""What a sandbox is asked for: the defaults of package and desktop, the user's file, the project's, the command line.
 
-Each but one may change what those before it say. A project's file can only take away, for the agent can write it.
+Each but two may change what those before it say. A project's file can only take away, for the agent can write it; and a
+package that is made to have no network has none.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +26,7 @@ _FIELDS = frozenset(
         "network",
         "toolchain",
         "rootfs",
+        "nix_toolchain",
         "agent_args",
         "env",
         "grants",
@@ -34,6 +37,9 @@ _FIELDS = frozenset(
         "vm",
     )
 )
+# The file of a package that brings its own programs, which its wrapper names; what it can say.
+_PACKAGE_FILE = "CLAUDE_SANDBOX_DEFAULTS"
+_OF_PACKAGE = frozenset(("toolchain", "nix_toolchain", "network"))
 # By the session bus programs are started outside, and the keyring has all secrets: these are given by name alone.
 _OF_DESKTOP = ("audio", "gpu", "ssh_agent", "nix", "locale")
 # What no other backend than bubblewrap takes: what is at their other end asks for the account's own uid.
@@ -49,6 +55,21 @@ def defaults(environ: Mapping[str, str], backend: str) -> dict[str, bool]:
     x11 = bool(environ.get("DISPLAY")) and not wayland
     found = dict.fromkeys(_OF_DESKTOP, True)
     return {**found, "x11": x11, "wayland": wayland, "display": not (x11 or wayland)}
+
+
+def of_package(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the package that this command is from says. Raises SandboxError where that cannot be read."""
+    path = environ.get(_PACKAGE_FILE, "")
+    if not path:
+        return {}
+    try:
+        with open(path, "rb") as file:
+            content = json.loads(file.read(_LIMIT))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not content.keys() <= _OF_PACKAGE:
+        raise SandboxError(f"{_PACKAGE_FILE} names {shown(path)}, which has no defaults of a package.", "Unset it.")
+    return content
 
 
 def of_user(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -112,12 +133,15 @@ def merged(
     for name in (*given, *taken):
         if name not in GRANT_DEFAULTS:
             raise SandboxError(f"There is no grant {shown(name)}.", f"The grants are: {', '.join(GRANT_DEFAULTS)}.")
-    user, project = of_user(environ), of_project(project_dir)
+    package, user, project = of_package(environ), of_user(environ), of_project(project_dir)
+    if {"toolchain", "rootfs", "nix_toolchain"} & user.keys():
+        # Whoever chooses the programs does without the package's.
+        package = {name: value for name, value in package.items() if name == "network"}
     chosen = backend or user.get("backend") or "bubblewrap"
     allowed = user.get("network", True)
     if not isinstance(allowed, bool):
         raise SandboxError(f"network in your config.toml is {shown(allowed)}.", "Write true or false.")
-    network = allowed and not no_network and "network" not in project
+    network = allowed and not no_network and "network" not in project and package.get("network") is not False
     grants = defaults(environ, chosen)
     grants |= _mapping("grants", user) | dict.fromkeys(given, True)
     if not network and "nix" not in given:
@@ -132,6 +156,7 @@ def merged(
     if not isinstance(own, list):
         raise SandboxError("mounts in your config.toml is no list.")
     return {
+        **package,
         **user,
         "project_dir": project_dir,
         "backend": chosen,

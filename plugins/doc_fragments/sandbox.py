@@ -55,15 +55,22 @@ options:
   toolchain:
     description:
       - Where the programs inside come from.
-      - V(host) is the host's own C(/usr), read-only. V(nix) is the profile C(/nix/var/nix/profiles/claude-sandbox).
+      - V(host) is the host's own C(/usr), read-only. V(nix) is what Nix made, see O(nix_toolchain).
         V(rootfs) is another tree with programs, see O(rootfs).
-      - V(auto) is that profile where the host has it, the tree where O(rootfs) is given or (for a V(vm)) one is
-        installed, and V(host) elsewhere.
+      - V(auto) is the tree where O(rootfs) is given, V(nix) where O(nix_toolchain) is or the host has one, the tree for
+        a V(vm) where one is installed, and V(host) elsewhere.
     type: str
     choices: [auto, host, nix, rootfs]
     default: auto
   rootfs:
     description: The tree with O(toolchain=rootfs), C(/usr/local/lib/claude-sandbox/rootfs) where left out.
+    type: path
+  nix_toolchain:
+    description:
+      - The programs with O(toolchain=nix), by their path, a toolchain of the project's flake or any profile with a
+        shell and C(env) in its C(bin).
+      - Where left out, the profile C(/nix/var/nix/profiles/claude-sandbox), or on NixOS what its module has put into
+        C(/etc/claude-sandbox/toolchains).
     type: path
   agent:
     description:
@@ -220,7 +227,9 @@ options:
         type: int
         default: 2
       guest:
-        description: The directory with its C(kernel) and C(initrd), as C(make guest) or the role makes it.
+        description:
+          - The directory with its C(kernel) and C(initrd), as C(make guest) or the role makes it.
+          - Where left as it is, and the programs are from Nix and bring a kernel, that one is taken.
         type: path
         default: /usr/local/lib/claude-sandbox/guest
 """

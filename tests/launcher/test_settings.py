@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,52 @@ def test_mounts_of_the_file_and_of_the_command_line(config: Path, project: Path,
 def test_no_mount(config: Path, project: Path, text: str) -> None:
     with pytest.raises(SandboxError, match=r"is not SRC\[:DST\]\[:rw\]"):
         asked(config, project, "--mount", text)
+
+
+# The file of a package that brings its programs.
+
+
+def package(tmp_path: Path, **content: Any) -> dict[str, str]:
+    """The variable that a package's wrapper sets."""
+    path = tmp_path / "defaults.json"
+    path.write_text(json.dumps(content))
+    return {"CLAUDE_SANDBOX_DEFAULTS": str(path)}
+
+
+def test_a_package_brings_its_programs(config: Path, project: Path, tmp_path: Path) -> None:
+    environ = package(tmp_path, toolchain="nix", nix_toolchain="/nix/store/a-tools")
+    params = asked(config, project, **environ)
+    assert (params["toolchain"], params["nix_toolchain"], params["network"]) == ("nix", "/nix/store/a-tools", True)
+
+
+@pytest.mark.parametrize("text", ['toolchain = "host"', 'rootfs = "/srv/tree"', 'nix_toolchain = "/nix/store/b"'])
+def test_whoever_chooses_programs_does_without_the_packages(
+    config: Path, project: Path, tmp_path: Path, text: str
+) -> None:
+    config.write_text(f"{text}\n")
+    environ = package(tmp_path, toolchain="nix", nix_toolchain="/nix/store/a-tools", network=False)
+    params = asked(config, project, **environ)
+    assert "/nix/store/a-tools" not in params.values()
+    assert params["network"] is False
+    spec.parse(params)
+
+
+def test_a_package_without_network_gets_none(config: Path, project: Path, tmp_path: Path) -> None:
+    config.write_text("network = true\n")
+    params = asked(config, project, **package(tmp_path, network=False))
+    assert params["network"] is False
+    assert "nix" not in granted(params)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"mounts": []}', b"{" * 99_999])
+def test_a_package_that_says_something_else(config: Path, project: Path, tmp_path: Path, content: bytes | None) -> None:
+    environ = package(tmp_path)
+    if content is not None:
+        (tmp_path / "defaults.json").write_bytes(content)
+    else:
+        (tmp_path / "defaults.json").unlink()
+    with pytest.raises(SandboxError, match="CLAUDE_SANDBOX_DEFAULTS names"):
+        asked(config, project, **environ)
 
 
 # The project's file, which the agent can write.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -112,6 +113,16 @@ NOTHING = grants.Granted((), {}, (), {})
 )
 def test_environment(params: dict[str, Any], granted: grants.Granted, env: dict[str, str]) -> None:
     assert agent.environment(asked(**params), "demo", account("/home/ann"), PLACE, TOOLS, granted) == env
+
+
+def test_what_programs_need_goes_behind_all_else() -> None:
+    """A toolchain from elsewhere does not decide who somebody is, nor where programs are looked for."""
+    tools = dataclasses.replace(TOOLS, env={"NIX_LD": "/ld", "HOME": "/x", "PATH": "/x", "A": "x"})
+    plain, env = (
+        agent.environment(asked(env={"A": "1"}), "demo", account("/home/ann"), PLACE, each, OUTSIDE)
+        for each in (TOOLS, tools)
+    )
+    assert env == plain | {"NIX_LD": "/ld"}
 
 
 # Its files.

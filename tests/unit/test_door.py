@@ -108,7 +108,7 @@ def test_the_defaults_of_the_parameters_are_those_of_the_spec() -> None:
 @pytest.mark.parametrize(
     "backend, more",
     [
-        pytest.param("bubblewrap", {"toolchain": "nix"}, id="bubblewrap"),
+        pytest.param("bubblewrap", {"toolchain": "nix", "nix_toolchain": "/nix/store/a-tools"}, id="bubblewrap"),
         pytest.param("container", {"toolchain": "rootfs", "rootfs": "/srv/tree"}, id="container"),
         pytest.param("vm", {"toolchain": "auto", "rootfs": "/srv/tree"}, id="vm"),
     ],
@@ -152,6 +152,7 @@ OTHERWISE: Options = {
     "network": False,
     "toolchain": "nix",
     "rootfs": "/srv/tree",
+    "nix_toolchain": "/nix/store/a-tools",
     "agent": ["shell"],
     "agent_args": ["-x"],
     "resume": True,

@@ -25,6 +25,7 @@ EVERYTHING: dict[str, Any] = {
     "network": False,
     "toolchain": "rootfs",
     "rootfs": "/srv/tree",
+    "nix_toolchain": None,
     "agent": ["python3", "-q"],
     "agent_args": ["", ";", "--flag=ü"],
     "resume": True,
@@ -75,6 +76,7 @@ def test_defaults() -> None:
         "network": True,
         "toolchain": "auto",
         "rootfs": None,
+        "nix_toolchain": None,
         "agent": ["claude"],
         "agent_args": [],
         "resume": False,
@@ -112,7 +114,7 @@ def test_everything_survives_the_round_trip(backend: str) -> None:
 
 
 def test_what_was_recorded_before_a_field_was_there_is_read_with_its_default() -> None:
-    later = ("rootfs", "limits", "container", "vm")
+    later = ("rootfs", "nix_toolchain", "limits", "container", "vm")
     earlier = {key: value for key, value in parsed(env={"A": "1"}).to_dict().items() if key not in later}
     assert spec.parse(json.loads(json.dumps(earlier))) == parsed(env={"A": "1"})
     assert spec.parse({**earlier, "backend": "vm", "vm": {"cpus": 3}}).vm == {**NO_OPTIONS["vm"], "cpus": 3}
@@ -140,6 +142,8 @@ def test_what_was_recorded_before_a_field_was_there_is_read_with_its_default() -
         pytest.param({"rootfs": "/a//b"}, "rootfs", "/a/b", id="rootfs-with-any-toolchain"),
         pytest.param({"rootfs": "/a", "toolchain": "rootfs"}, "rootfs", "/a", id="rootfs"),
         pytest.param({"toolchain": "rootfs"}, "rootfs", None, id="rootfs-of-the-host"),
+        pytest.param({"nix_toolchain": "/a//b"}, "nix_toolchain", "/a/b", id="nix-with-any-toolchain"),
+        pytest.param({"nix_toolchain": "/a", "toolchain": "nix"}, "nix_toolchain", "/a", id="nix"),
     ],
 )
 def test_options_are_filled_with_their_defaults(params: dict[str, Any], field: str, value: object) -> None:
@@ -280,12 +284,21 @@ def test_accepted(params: dict[str, Any], field: str, value: object) -> None:
         pytest.param({"rootfs": "/a/../b"}, "rootfs has ..", "Give the path itself", id="rootfs-dots"),
         *(
             pytest.param(
-                {"rootfs": "/srv/tree", "toolchain": kind},
-                f"rootfs has no effect with toolchain: {kind}",
+                {name: "/srv/tree", "toolchain": kind},
+                f"{name} has no effect with toolchain: {kind}",
                 "one of the two",
-                id=f"rootfs-with-{kind}",
+                id=f"{name}-with-{kind}",
             )
-            for kind in ("host", "nix")
+            for name, kind in (
+                *(("rootfs", kind) for kind in ("host", "nix")),
+                *(("nix_toolchain", kind) for kind in ("host", "rootfs")),
+            )
+        ),
+        pytest.param(
+            {"rootfs": "/srv/tree", "nix_toolchain": "/nix/store/a"},
+            "rootfs and nix_toolchain are both given",
+            "one of the two",
+            id="two-trees",
         ),
         *(
             pytest.param(
@@ -449,6 +462,7 @@ APPLIED = {
     "network": spec.RESTART,
     "toolchain": spec.RESTART,
     "rootfs": spec.RESTART,
+    "nix_toolchain": spec.RESTART,
     "agent": spec.RESTART,
     "agent_args": spec.RESTART,
     "resume": spec.NEXT_START,
@@ -471,7 +485,7 @@ def test_every_field_says_how_its_change_is_applied() -> None:
 def test_a_change_of_one_field_is_one_difference(field: str) -> None:
     # Each alone goes with the defaults of the others, but for what it has no effect without.
     backend = "vm" if field == "vm" else "container"
-    value = "bubblewrap" if field == "backend" else RECORDED[backend][field]
+    value = {"backend": "bubblewrap", "nix_toolchain": "/nix/store/a"}.get(field, RECORDED[backend][field])
     before = parsed(backend=backend)
     after = spec.parse({"project_dir": PROJECT, "backend": backend, field: value})
     expected = spec.Difference(field, before.to_dict()[field], value, APPLIED[field])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -49,6 +50,38 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "NIX_PROFILE", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(toolchain, "NIXOS_TOOLCHAINS", str(tmp_path / "nixos"))
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store with the toolchain that a flake made."""
+    made = tmp_path / "store"
+    for module in (toolchain, toolchain.closure):
+        monkeypatch.setattr(module, "_NIX_STORE" if module is toolchain else "STORE", str(made))
+    (made / "bash").mkdir(parents=True)
+    executable(made / "bash/bin/bash", ELF)
+    executable(made / "tools/bin/claude", ELF)
+    (made / "policies").mkdir()
+    describe(made)
+    return made
+
+
+def describe(store: Path, **other: Any) -> Path:
+    """Write down a toolchain of a store; what is None is left out."""
+    content = {
+        "version": 1,
+        "path": [f"{store}/tools/bin"],
+        "shell": f"{store}/bash/bin/bash",
+        "links": {"/bin/sh": f"{store}/bash/bin/bash", "/lib64/ld-linux-x86-64.so.2": f"{store}/nix-ld"},
+        "etc": {"chromium": f"{store}/policies"},
+        "environment": {"NIX_LD": f"{store}/loader", "HOME": "/nowhere"},
+        **other,
+    }
+    path = store / "tools/share/claude-sandbox/toolchain.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    return path
 
 
 # Which one.
@@ -120,6 +153,110 @@ def test_the_files_behind_links_are_mounted(no_profile: None) -> None:
     for bind in found.binds:
         if bind.target.startswith("/etc/"):
             assert bind.source == os.path.realpath(bind.target)
+
+
+# What a flake made.
+
+
+def test_what_the_flake_says_is_what_is_inside(store: Path, no_profile: None) -> None:
+    found = toolchain.find(asked(nix_toolchain=f"{store}/tools"))
+    assert (found.kind, found.shell, found.guest) == ("nix", f"{store}/bash/bin/bash", None)
+    assert found.path == f"/opt/claude-sandbox/bin:{store}/tools/bin"
+    assert dict(found.links)["/lib64/ld-linux-x86-64.so.2"] == f"{store}/nix-ld"
+    mounted = targets(found)
+    assert mounted.pop(str(store)) == str(store)
+    assert mounted.pop("/etc/chromium") == f"{store}/policies"
+    assert mounted.keys() <= {"/etc/hosts", "/etc/localtime", "/etc/resolv.conf", "/etc/timezone"}
+    assert toolchain.agent_argv(asked(), found, account(store))[0] == [f"{store}/tools/bin/claude"]
+
+
+def test_a_flakes_toolchain_is_found_by_its_profile(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (store.parent / "profile").symlink_to(store / "tools")
+    monkeypatch.setattr(toolchain, "NIX_PROFILE", str(store.parent / "profile"))
+    describe(store, guest=f"{store}/guest")
+    assert toolchain.find(asked()).guest == f"{store}/guest"
+
+
+def test_nixos_has_one_for_each_backend(store: Path, no_profile: None) -> None:
+    places = store.parent / "nixos"
+    places.mkdir()
+    (places / "container").symlink_to(store / "tools")
+    assert toolchain.find(asked(backend="container", toolchain="nix")).kind == "nix"
+    with pytest.raises(SandboxError, match="has no Nix profile"):
+        toolchain.find(asked(backend="vm", toolchain="nix"))
+
+
+@needs_bash
+def test_what_is_named_comes_before_what_is_found(rootfs: Path, store: Path, profile: Path) -> None:
+    assert toolchain.find(asked(rootfs=str(rootfs))).kind == "rootfs"
+    assert toolchain.find(asked(nix_toolchain=f"{store}/tools")).shell == f"{store}/bash/bin/bash"
+
+
+@pytest.mark.parametrize("path", ["none", "bash/bin/bash"])
+def test_a_toolchain_that_is_none_is_told(store: Path, path: str) -> None:
+    with pytest.raises(SandboxError, match="is no toolchain: it has no bin"):
+        toolchain.find(asked(nix_toolchain=f"{store}/{path}"))
+
+
+def test_what_is_gone_is_told_by_its_name(store: Path) -> None:
+    """The store's garbage is collected; without its shell nothing would come up, and nobody would know why."""
+    (store / "policies").rmdir()
+    with pytest.raises(SandboxError, match=f"names '{store}/policies', which is gone"):
+        toolchain.find(asked(nix_toolchain=f"{store}/tools"))
+
+
+@pytest.mark.parametrize(
+    "other, trouble",
+    [
+        pytest.param({"version": 2}, "not of version 1", id="version"),
+        pytest.param({"path": None}, "'path' is missing", id="no-path"),
+        pytest.param({"path": []}, "path is no list", id="empty-path"),
+        pytest.param({"path": ["/usr/bin"]}, "'/usr/bin' is no path in", id="path-of-the-host"),
+        pytest.param({"path": ["STORE/../../usr/bin"]}, "is no path in", id="path-with-dots"),
+        pytest.param({"path": ["STORE/a:/usr/bin"]}, "is no path in", id="path-of-two"),
+        pytest.param({"shell": 3}, "3 is no text", id="shell"),
+        pytest.param({"shell": "STORE/a\0"}, "is no text", id="nul"),
+        pytest.param({"shell": "STORE/a\nb"}, "is no text", id="newline"),
+        pytest.param({"links": []}, "links is no mapping", id="links"),
+        pytest.param({"links": {"/etc/passwd": "STORE/a"}}, "nothing can be linked at '/etc/passwd'", id="link-in-etc"),
+        pytest.param({"links": {"/usr/../etc/x": "STORE/a"}}, "nothing can be linked", id="link-with-dots"),
+        pytest.param({"links": {"/usr": "STORE/a"}}, "nothing can be linked", id="link-at-the-top"),
+        pytest.param({"links": {"usr/bin/env": "STORE/a"}}, "nothing can be linked", id="link-relative"),
+        pytest.param({"links": {"/bin/sh": "/proc/1/root"}}, "is no path in", id="link-to-the-host"),
+        pytest.param({"etc": {"passwd": "STORE/a"}}, "'passwd' is no file of programs", id="etc-of-accounts"),
+        pytest.param({"etc": {"../root": "STORE/a"}}, "is no file of programs", id="etc-with-dots"),
+        pytest.param({"etc": {"ssl/certs": "STORE/a"}}, "is no file of programs", id="etc-below"),
+        pytest.param({"etc": {"ssl": "/etc/shadow"}}, "is no path in", id="etc-of-the-host"),
+        pytest.param({"environment": {"A=B": "c"}}, "is no name of a variable", id="variable"),
+        pytest.param({"environment": {"A": None}}, "None is no text", id="variable-of-nothing"),
+        pytest.param({"guest": "/boot"}, "is no path in", id="guest-of-the-host"),
+        pytest.param({"links": {f"/bin/{n}": "STORE/a" for n in range(2000)}}, "links is no mapping", id="many"),
+        pytest.param({"environment": {"A": "x" * (1 << 21)}}, "longer than", id="long"),
+    ],
+)
+def test_a_hostile_description(store: Path, other: dict[str, Any], trouble: str) -> None:
+    """Whoever may use a Nix daemon can put one into the store."""
+    path = describe(store, **json.loads(json.dumps(other).replace("STORE", str(store))))
+    if "path" in other and other["path"] is None:
+        path.write_text(json.dumps({"version": 1}))
+    with pytest.raises(SandboxError) as caught:
+        toolchain.find(asked(nix_toolchain=f"{store}/tools"))
+    assert trouble in caught.value.what
+    assert str(path) in caught.value.what
+    assert len(caught.value.what) < 600
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b"[" * 100_000, b"null"])
+def test_a_description_that_is_no_json(store: Path, content: bytes) -> None:
+    describe(store).write_bytes(content)
+    with pytest.raises(SandboxError, match="describes no toolchain"):
+        toolchain.find(asked(nix_toolchain=f"{store}/tools"))
+
+
+def test_the_store_is_not_walked_for_what_is_to_be_hidden(store: Path) -> None:
+    (store / "secret").mkdir(mode=0o700)
+    hidden = toolchain.masks(toolchain.find(asked(nix_toolchain=f"{store}/tools")))
+    assert not [path for path, _is_folder in hidden if "secret" in path]
 
 
 # A tree of programs that is not the host's.

@@ -184,3 +184,20 @@ def test_the_interface_is_all_there() -> None:
             assert hasattr(vm, name), name
     assert vm.OWN_SCREEN
     assert guest.WORK in vm._WORK
+
+
+# The kernel.
+
+
+def bound_guest(job: base.Job) -> str:
+    """What of the host QEMU takes its kernel from."""
+    options = list(vm._options(job))
+    return options[options.index("/guest") - 1]
+
+
+def test_the_kernel_is_the_toolchains_where_no_other_is_named(job: base.Job) -> None:
+    own = dataclasses.replace(TOOLS, guest="/nix/store/a-guest")
+    assert bound_guest(job) == "/usr/local/lib/claude-sandbox/guest"
+    assert bound_guest(dataclasses.replace(job, toolchain=own)) == "/nix/store/a-guest"
+    named = dataclasses.replace(job, spec=asked(vm={"guest": "/srv/guest"}), toolchain=own)
+    assert bound_guest(named) == "/srv/guest"

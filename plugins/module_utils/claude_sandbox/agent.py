@@ -70,6 +70,7 @@ def environment(
 ) -> dict[str, str]:
     """The variables inside, without the secret ones: nothing of the host's but what a grant names."""
     env = {
+        **toolchain.env,
         "HOME": owner.home,
         "USER": owner.name,
         "LOGNAME": owner.name,

@@ -120,6 +120,9 @@ class Spec:
         "str", RESTART, "auto", choices=("auto", "host", "nix", "rootfs"), help="Where the programs inside come from."
     )
     rootfs: str | None = _field("path", RESTART, None, help="The tree of programs for the toolchain rootfs.")
+    nix_toolchain: str | None = _field(
+        "path", RESTART, None, help="The programs for the toolchain nix, as a flake made them."
+    )
     agent: list[str] = _field(
         "list", RESTART, ["claude"], help="The program: claude, shell, or a program with arguments."
     )
@@ -269,8 +272,11 @@ def _check_effect(spec: Spec) -> None:
             f"limits.memory is {memory}, and the virtual machine alone has {spec.vm['memory']}.",
             f"Give at least {spec.vm['memory'] + _VM_OVERHEAD}, or less in vm.memory.",
         )
-    if spec.rootfs is not None and spec.toolchain not in ("auto", "rootfs"):
-        raise SandboxError(f"rootfs has no effect with toolchain: {spec.toolchain}.", "Leave one of the two out.")
+    for name, kind in (("rootfs", "rootfs"), ("nix_toolchain", "nix")):
+        if getattr(spec, name) is not None and spec.toolchain not in ("auto", kind):
+            raise SandboxError(f"{name} has no effect with toolchain: {spec.toolchain}.", "Leave one of the two out.")
+    if spec.rootfs is not None and spec.nix_toolchain is not None:
+        raise SandboxError("rootfs and nix_toolchain are both given.", "Leave one of the two out.")
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, claude_code.nix_sandbox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where the programs inside come from: the host's own /usr, another tree of that kind, or a Nix profile."""
+"""Where the programs inside come from: the host's own /usr, another tree of that kind, or Nix."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import dataclasses
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from . import closure, files
 from .errors import SandboxError, shown
 from .grants import Bind
 from .host import Account, missing_program
 from .spec import ROOTFS, Spec
 
 NIX_PROFILE = "/nix/var/nix/profiles/claude-sandbox"
-_NIX_STORE = "/nix/store"
+NIXOS_TOOLCHAINS = "/etc/claude-sandbox/toolchains"  # where the NixOS module puts one for each backend
+_NIX_STORE = closure.STORE
+_DESCRIPTION = "share/claude-sandbox/toolchain.json"  # of what the flake makes
 _PROGRAMS = "/opt/claude-sandbox/bin"
 _MOST_LINKS = 400  # and parts of a path
 # What is the host's own, whatever tree the programs are from.
@@ -50,6 +53,8 @@ class Toolchain:
     """The programs inside: read-only mounts, links, PATH, and the shell.
 
     root: what paths inside begin with on the host, where that is another tree than the host's own.
+    env: variables that the programs need, before which whatever else is set goes.
+    guest: a folder with the kernel and the initial file system for virtual machines, where it brings one.
     """
 
     kind: str
@@ -58,6 +63,8 @@ class Toolchain:
     path: str
     shell: str
     root: str = ""
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    guest: str | None = None
 
 
 def find(spec: Spec) -> Toolchain:
@@ -65,13 +72,14 @@ def find(spec: Spec) -> Toolchain:
 
     Raises SandboxError where this host has none of that kind.
     """
-    has_nix = os.path.isdir(f"{NIX_PROFILE}/bin")
-    if spec.toolchain == "nix" or (spec.toolchain == "auto" and has_nix):
-        if not has_nix:
+    if spec.toolchain == "nix" or (spec.toolchain == "auto" and spec.rootfs is None):
+        place = _nix_place(spec)
+        if place is not None:
+            return _nix(place)
+        if spec.toolchain == "nix":
             raise SandboxError(
                 f"This host has no Nix profile {NIX_PROFILE}.", "Install one there, or use toolchain: host."
             )
-        return _nix()
     # A machine of its own is the better for programs of its own.
     has_tree = spec.rootfs is not None or (spec.backend == "vm" and os.path.isdir(f"{ROOTFS}/usr"))
     if spec.toolchain == "rootfs" or (spec.toolchain == "auto" and has_tree):
@@ -97,6 +105,8 @@ def masks(toolchain: Toolchain) -> tuple[tuple[str, bool], ...]:
     return tuple(
         (f"{bind.target}{path.removeprefix(bind.source)}", is_folder)
         for bind in toolchain.binds
+        # Nix lets everybody read all that is in its store, which is too much to walk through.
+        if bind.source != _NIX_STORE and not bind.source.startswith(f"{_NIX_STORE}/")
         for path, is_folder in _for_root_only(bind.source)
     )
 
@@ -156,16 +166,55 @@ def _within(root: str, path: str) -> str:
     raise SandboxError(f"{shown(f'{root}{path}')} has too many links on its way.", "Mend the tree.")
 
 
-def _nix() -> Toolchain:
-    programs = os.path.realpath(f"{NIX_PROFILE}/bin")
+def _nix_place(spec: Spec) -> str | None:
+    """The profile, or what the flake made. Raises SandboxError where the one that is asked for is none."""
+    if spec.nix_toolchain is not None:
+        if not os.path.isdir(f"{spec.nix_toolchain}/bin"):
+            raise SandboxError(
+                f"{shown(spec.nix_toolchain)} is no toolchain: it has no bin.",
+                "Build it again (it may have been collected as garbage), or leave nix_toolchain out.",
+            )
+        return spec.nix_toolchain
+    places = (NIX_PROFILE, f"{NIXOS_TOOLCHAINS}/{spec.backend}")
+    return next((place for place in places if os.path.isdir(f"{place}/bin")), None)
+
+
+def _nix(place: str) -> Toolchain:
+    description = f"{place}/{_DESCRIPTION}"
+    if os.path.exists(description):
+        return _described(os.path.realpath(description))
+    programs = os.path.realpath(f"{place}/bin")
     links = (("/bin/sh", f"{programs}/bash"), ("/usr/bin/env", f"{programs}/env"))
     path = f"{_PROGRAMS}:{programs}"
     return Toolchain("nix", (Bind(_NIX_STORE, _NIX_STORE), *_etc("")), links, path, f"{programs}/bash")
 
 
+def _described(description: str) -> Toolchain:
+    """What the flake has written down. Of /etc only what says where this runs is then the host's."""
+    file = files.open_regular(description)
+    if file is None:
+        raise SandboxError(f"{shown(description)} cannot be read.", "Build the toolchain again.")
+    with file:
+        found = closure.parse(file.read(closure.LIMIT + 1), description)
+    lacking = next((path for path in (found.shell, *found.etc.values()) if not os.path.exists(path)), None)
+    if lacking is not None:
+        raise SandboxError(
+            f"{shown(description)} names {shown(lacking)}, which is gone.",
+            "Build the toolchain again: it was collected as garbage.",
+        )
+    etc = (Bind(source, f"/etc/{name}") for name, source in found.etc.items())
+    binds = (Bind(_NIX_STORE, _NIX_STORE), *etc, *_listed("", _OF_HOST))
+    path = ":".join((_PROGRAMS, *found.path))
+    return Toolchain("nix", binds, tuple(found.links.items()), path, found.shell, env=found.env, guest=found.guest)
+
+
 def _etc(root: str) -> Iterator[Bind]:
     more = [entry for entry in os.listdir(f"{root}/etc") if entry.startswith(_ETC_BEGINNINGS)]
-    for name in (*_ETC, *more):
+    return _listed(root, (*_ETC, *more))
+
+
+def _listed(root: str, names: Iterable[str]) -> Iterator[Bind]:
+    for name in names:
         # The file behind a link: /etc/resolv.conf often points into /run, which is not inside.
         source = _within("" if name in _OF_HOST else root, f"/etc/{name}")
         if os.path.exists(source) and _readable_by_all(os.stat(source).st_mode):

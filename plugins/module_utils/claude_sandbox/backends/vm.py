@@ -24,7 +24,7 @@ from ..host import Account, Host, Problem, missing
 from ..instance import launch_folder
 from ..privileged import Handler
 from ..procs import Process, Usage
-from ..spec import Spec
+from ..spec import VM_OPTIONS, Spec
 from ..toolchain import Toolchain
 from . import bubblewrap
 from .base import Command, Job, Running, check_mounts, ordered
@@ -65,7 +65,7 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
         found.append(missing(_PROGRAM))
     if spec.glx:
         found.append(Problem("glx has no effect in a virtual machine, whose screen is its own.", "Leave it out."))
-    folder = spec.vm["guest"]
+    folder = _guest_folder(spec)
     if not all(os.access(f"{folder}/{name}", os.R_OK) for name in _GUEST_FILES):
         found.append(
             Problem(f"{shown(folder)} has no kernel and initrd for a guest.", "Make them (make guest, as root).")
@@ -75,6 +75,17 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
         if trouble is not None:
             found.append(Problem(f"KVM does not work: {trouble}.", _kvm_hint()))
     return [*found, *_grant_problems(spec), *_toolchain_problems(spec)]
+
+
+def _guest_folder(spec: Spec, tools: Toolchain | None = None) -> str:
+    """Where the kernel is: the toolchain's own, where it brings one and no other is named."""
+    folder = str(spec.vm["guest"])
+    if folder != VM_OPTIONS["guest"].default:
+        return folder
+    if tools is None:
+        with contextlib.suppress(SandboxError):
+            tools = toolchain.find(spec)
+    return (tools.guest if tools else None) or folder
 
 
 def _kvm_hint() -> str:
@@ -270,7 +281,7 @@ def _options(job: Job) -> Iterator[str]:
     if accelerator(job.spec)[0] == "kvm":
         yield from ("--dev-bind", kvm.DEVICE, kvm.DEVICE)
     yield from _system()
-    yield from ("--ro-bind", job.spec.vm["guest"], _GUEST)
+    yield from ("--ro-bind", _guest_folder(job.spec, job.toolchain), _GUEST)
     yield from ("--bind", f"{job.folder}/{_OWN_FILES}", _INSIDE)
     yield from ("--dir", _TOOLS, "--dir", _WORK)
     for path, bind in _shared(job):
