@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from .errors import SandboxError, shown
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# NixOS keeps the programs of the system here, and has no /usr/bin but env.
-_NIXOS_PATH = "/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin"
+# NixOS keeps the programs of the system here, those with privileges in the first, and has no /usr/bin but env.
+_NIXOS_PATH = "/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin"
 
 # Which package brings a program: on Debian and Ubuntu, and in nixpkgs.
 _PACKAGES = {
