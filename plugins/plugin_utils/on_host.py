@@ -28,12 +28,13 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import MAGIC_NUMBER
-from types import CodeType, ModuleType
+from types import CodeType, FrameType, ModuleType
 from typing import Any
 
 _PIECE = 1 << 16  # bytes
 _DIGEST_SIZE = 32  # bytes
 _KEPT_SECONDS = 30 * 86400  # for which an engine that has not been renewed stays
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _OLDEST_PYTHON = (3, 11)
 _ENGINE_NAME = re.compile(r"[0-9a-f]{64}-[0-9a-f]{8}\Z")
 
@@ -213,14 +214,18 @@ def _run(order: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _watched(work: Callable[[], dict[str, Any]], limit: int) -> dict[str, Any]:
-    """Do work in a child, and pass on what it prints; it ends when nobody listens any more.
+    """Do work in a child, and pass on what it prints; it ends when nobody listens any more, or a signal asks for it.
 
     limit: bytes of output, more than which is refused. Raises RefusedError.
     """
     outputs, answer = [os.pipe(), os.pipe()], os.pipe()
+    # Loaded before the fork, it knows there whose child it is.
+    namespaces = import_module("claude_sandbox.namespaces")
+    for each in _ENDING:
+        signal.signal(each, _give_up)
     child = os.fork()
     if child == 0:
-        _be_child(work, outputs, answer)
+        _be_child(work, outputs, answer, namespaces.die_with_parent)
     for _source, sink in (*outputs, answer):
         os.close(sink)
     try:
@@ -238,8 +243,17 @@ def _watched(work: Callable[[], dict[str, Any]], limit: int) -> dict[str, Any]:
     return found
 
 
+def _give_up(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 def _end(child: int) -> None:
-    """End a child with all that it has started: what runs inside leads a group, and its children are in that."""
+    """End a child with all that it has started: what runs inside leads a group, and its children are in that.
+
+    What it starts meanwhile ends by itself: it is told to die with its parent, or asks whether that is still there.
+    """
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
     below = [process.pid for process in import_module("claude_sandbox.procs").descendants(child)]
     for pid in (*below, child):
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -248,10 +262,17 @@ def _end(child: int) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _be_child(work: Callable[[], dict[str, Any]], outputs: list[tuple[int, int]], answer: tuple[int, int]) -> None:
+def _be_child(
+    work: Callable[[], dict[str, Any]],
+    outputs: list[tuple[int, int]],
+    answer: tuple[int, int],
+    die_with_parent: Callable[[], None],
+) -> None:
     """Work, tell what became of it, and end."""
     try:
-        import_module("claude_sandbox.namespaces").die_with_parent()
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_DFL)
+        die_with_parent()
         for number, (source, sink) in enumerate(outputs, 1):
             os.close(source)
             os.dup2(sink, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import stat
@@ -133,9 +134,18 @@ def test_much_output_and_none_lost(arena: Arena) -> None:
 
 
 def wait_until_gone(arena: Arena, words: str) -> None:
-    """Until no process of the arena has these words."""
+    """Until no process of the arena has these words, nor is any there that could still begin one."""
+    # What was sent to the host to run it, which may be late where much else is done.
+    arena.wait_for_processes(list(_on_host()))
     arena.wait_for_processes([pid for pid, line in arena.processes() if words in line])
     assert [line for _, line in arena.processes() if words in line] == []
+
+
+def _on_host() -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if b"\0-IS\0-c\0" in path.read_bytes():
+                yield int(path.parent.name)
 
 
 def test_what_is_given_up_ends(arena: Arena) -> None:

@@ -206,6 +206,23 @@ def test_what_is_beyond_the_limit_is_dropped_and_told(monkeypatch: pytest.Monkey
     assert (len(exactly.stdout), exactly.truncated) == (1000, False)
 
 
+def test_one_whose_runner_ends_while_it_goes_in_never_begins(tmp_path: Path) -> None:
+    """Nobody would be left to end it, and nothing tells it later."""
+
+    def enter() -> None:
+        runner = os.getppid()
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        os.kill(runner, signal.SIGKILL)
+        while os.getppid() == runner:
+            time.sleep(0.001)
+
+    with pytest.raises(SandboxError):
+        ran("/bin/sh", "-c", f"echo >'{tmp_path}/begun'", enter=enter)
+    entering = procs.identify(int((tmp_path / "pid").read_text()))
+    assert entering is None or entering.wait(PATIENCE)
+    assert not (tmp_path / "begun").exists()
+
+
 def test_a_command_ends_with_whoever_runs_it() -> None:
     """Nothing runs on inside that nobody waits for."""
     reader, writer = os.pipe()

@@ -8,6 +8,7 @@ import base64
 import dataclasses
 import fcntl
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -95,6 +96,7 @@ def _started(
     invocation: Invocation, enter: Callable[[], None], streams: int | None, terminal: int | None
 ) -> subprocess.Popen[bytes]:
     namespaces.die_with_parent()
+    ourselves = os.pidfd_open(os.getpid())
     # The sandbox's own shell comes first: a script could otherwise reach, by /proc/self/exe, the program that goes in,
     # which is a file of the host's. With -p the shell reads no file that a variable names.
     try:
@@ -107,23 +109,33 @@ def _started(
             env=dict(invocation.env),
             start_new_session=True,
             umask=0o022,
-            preexec_fn=lambda: _go_in(enter, invocation.cwd, terminal is not None),  # noqa: PLW1509
+            preexec_fn=lambda: _go_in(enter, invocation.cwd, terminal is not None, ourselves),  # noqa: PLW1509
         )
     except (OSError, subprocess.SubprocessError):
         raise SandboxError(
             f"The sandbox could not be entered: it ended, or {shown(invocation.cwd)} is no directory in it."
         ) from None
+    finally:
+        os.close(ourselves)
 
 
-def _go_in(enter: Callable[[], None], cwd: str, in_terminal: bool) -> None:
-    """Between fork and exec: go in, and leave this process outside to wait for the one that runs inside."""
+def _go_in(enter: Callable[[], None], cwd: str, in_terminal: bool, parent: int) -> None:
+    """Between fork and exec: go in, and leave this process outside to wait for the one that runs inside.
+
+    parent: a descriptor of whoever waits for this process (a pidfd).
+    """
     enter()
-    namespaces.die_with_parent()
+    if _has_ended(parent):
+        os._exit(1)
+    ourselves = os.pidfd_open(os.getpid())
     # Only a child is in the pid namespace that was joined.
     child = os.fork()
     if child:
-        _stand_by(child)
+        _stand_by(child, parent)
     namespaces.die_with_parent()
+    # Inside, whoever is outside has no pid to be known by.
+    if _has_ended(ourselves):
+        os._exit(1)
     if in_terminal:
         # By a leader inside: a shell there has no name for the process group of one that is outside.
         os.setsid()
@@ -131,11 +143,28 @@ def _go_in(enter: Callable[[], None], cwd: str, in_terminal: bool) -> None:
     os.chdir(cwd)
 
 
-def _stand_by(child: int) -> None:
-    """Wait for the child and end as it does; its pipes are closed here, so that their ends are the child's."""
-    os.closerange(0, 1 << 16)
+def _stand_by(child: int, parent: int) -> None:
+    """Wait for the child and end as it does; its pipes are closed here, so that their ends are the child's.
+
+    When the parent ends, the child does, too, and with it all that is in its process group.
+    """
+    os.dup2(parent, 0)
+    os.dup2(os.pidfd_open(child), 1)
+    os.closerange(2, 1 << 16)
+    poller = select.poll()
+    poller.register(0, select.POLLIN)
+    poller.register(1, select.POLLIN)
+    if not any(descriptor == 1 for descriptor, _event in poller.poll()):
+        os.killpg(0, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
+
+
+def _has_ended(process: int) -> bool:
+    """Whether the process of this descriptor (a pidfd) has ended."""
+    poller = select.poll()
+    poller.register(process, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 def _collect(process: subprocess.Popen[bytes], stdin: bytes, timeout: float | None) -> Completed:

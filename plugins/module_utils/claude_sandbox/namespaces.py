@@ -101,8 +101,29 @@ def filter_calls(filter_program: bytes) -> None:
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Have the kernel kill this process, or send it another signal, when its parent ends."""
+    """Have the kernel kill this process, or send it another signal, when its parent ends, or has ended before.
+
+    The latter cannot be told of a parent in another pid namespace, nor where this module was loaded after the fork.
+    """
     libc.call("prctl", _PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if _forked_by and os.getppid() not in (0, _forked_by):
+        os.kill(os.getpid(), number)
+
+
+_forking = _forked_by = 0  # the pid of this process when it last forked, and of who has forked this process
+
+
+def _before_fork() -> None:
+    global _forking  # noqa: PLW0603 - what a child is to know of its parent
+    _forking = os.getpid()
+
+
+def _after_fork() -> None:
+    global _forked_by  # noqa: PLW0603 - a process has one parent that has made it
+    _forked_by = _forking
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def same_file(source: str, root: str, target: str) -> bool:
