@@ -245,6 +245,55 @@ def test_a_command_ends_with_whoever_runs_it() -> None:
     os.close(writer)
 
 
+def test_all_of_a_command_ends_with_whoever_runs_it() -> None:
+    """What it has started, too: nobody else would end that."""
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        script = f"sleep 60 & echo $! >/proc/{os.getpid()}/fd/{writer}; wait"
+        commands.run(Invocation(("sh", "-c", script), {}, "/", SHELL), stay)
+
+    forked = procs.fork(None, work)
+    started = procs.identify(int(os.read(reader, 100)))
+    assert started is not None
+    os.kill(forked.pid, signal.SIGKILL)
+    with pytest.raises(SandboxError, match="signal 9"):
+        forked.result()
+    assert started.wait(PATIENCE)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_nothing_begins_for_one_that_has_ended_before(tmp_path: Path) -> None:
+    """Whoever asks is killed when its child has not yet been told to end with it."""
+    there, begun = tmp_path / "there", tmp_path / "begun"
+    over, held = os.pipe()
+
+    def ask() -> None:
+        os.close(over)
+        asker = procs.identify(os.getpid())
+        assert asker is not None
+        if os.fork() == 0:
+            try:
+                there.touch()
+                asker.wait(PATIENCE)
+                commands.run(Invocation(("/bin/sh", "-c", f"echo >'{begun}'"), {}, "/", SHELL), stay)
+            finally:
+                os._exit(0)
+        signal.pause()
+
+    forked = procs.fork(None, ask)
+    os.close(held)
+    assert procs.until(there.exists, PATIENCE)
+    os.kill(forked.pid, signal.SIGKILL)
+    with pytest.raises(SandboxError, match="signal 9"):
+        forked.result()
+    # Each of them, but no command, has its other end.
+    assert os.read(over, 1) == b""
+    os.close(over)
+    assert not begun.exists()
+
+
 @pytest.mark.parametrize("byte", [b"\0", b"x", b"\xff"])
 def test_whatever_a_command_prints_can_be_handed_on(byte: bytes) -> None:
     """By the helper, whose messages have a limit."""
