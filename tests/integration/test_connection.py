@@ -6,14 +6,17 @@ import base64
 import contextlib
 import hashlib
 import os
+import signal
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import procs
 from tests.integration import playing, within
 from tests.integration.arena import PLAIN, Arena
 from tests.integration.containers import container_arena
@@ -162,6 +165,29 @@ def test_what_is_given_up_ends(arena: Arena) -> None:
     (late,) = within.play([{**raw("sleep 98764"), "timeout": 2}], inventory(arena)).results
     assert late.failed
     wait_until_gone(arena, "sleep 98764")
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGKILL])
+def test_what_is_ended_on_the_host_ends_inside(arena: Arena, number: int) -> None:
+    """Whoever ends what runs the command there, in whatever way, ends all of the command."""
+    start(arena)
+    with ThreadPoolExecutor(1) as pool:
+        played = pool.submit(within.play, [raw("sleep 98763; true")], inventory(arena))
+        found = procs.until(lambda: [pid for pid, line in arena.processes() if line == "sleep 98763 "], 60)
+        (on_host, *_) = [pid for pid in reversed(_ancestors(found[0])) if pid in set(_on_host())]
+        os.kill(on_host, number)
+        (ended,) = played.result().results
+    assert ended.failed or ended["rc"] != 0 or ended.get("unreachable"), ended
+    wait_until_gone(arena, "sleep 98763")
+
+
+def _ancestors(pid: int) -> list[int]:
+    """A process's parent, its parent's, and so on."""
+    found: list[int] = []
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        found.append(pid)
+    return found
 
 
 def test_async(arena: Arena) -> None:
