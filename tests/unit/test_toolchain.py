@@ -10,7 +10,12 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import host, spec, toolchain
+from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox import (
+    closure,
+    host,
+    spec,
+    toolchain,
+)
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.errors import SandboxError
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.grants import Bind
 from ansible_collections.claude_code.nix_sandbox.plugins.module_utils.claude_sandbox.toolchain import Toolchain
@@ -57,8 +62,8 @@ def no_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store with the toolchain that a flake made."""
     made = tmp_path / "store"
-    for module in (toolchain, toolchain.closure):
-        monkeypatch.setattr(module, "_NIX_STORE" if module is toolchain else "STORE", str(made))
+    monkeypatch.setattr(toolchain, "_NIX_STORE", str(made))
+    monkeypatch.setattr(closure, "STORE", str(made))
     (made / "bash").mkdir(parents=True)
     executable(made / "bash/bin/bash", ELF)
     executable(made / "tools/bin/claude", ELF)
