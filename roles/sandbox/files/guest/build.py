@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """Make the kernel and the initial file system of the backend vm, from Debian's packages and without root.
 
-Nothing is installed: the packages are fetched and taken apart. Needs Python 3.9, apt-get, dpkg-deb, and nothing else.
+Nothing is installed: the packages are fetched and taken apart. Needs Python 3.9, apt-get, dpkg-deb, and nothing else;
+not even these where kernel, modules and busybox are given.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 # What is loaded when, by the kernel's names; what these need is found and loaded before them.
@@ -43,14 +44,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, help="where kernel, initrd and manifest.json are put")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where something is to be made")
+    given = parser.add_argument_group("in place of Debian's packages, all three")
+    given.add_argument("--image", type=Path, help="the kernel")
+    given.add_argument("--modules", type=Path, help="a tree with its modules")
+    given.add_argument("--busybox", type=Path, help="one that loads nothing")
     arguments = parser.parse_args()
+    sources = (arguments.image, arguments.modules, arguments.busybox)
+    if any(sources):
+        if not all(sources):
+            parser.error("--image, --modules and --busybox go together")
+        with tempfile.TemporaryDirectory() as work:
+            build(Path(work), Sources(*sources), {}, arguments.directory)
+        return
     inputs = wanted()
     if manifest(arguments.directory).get("inputs") == inputs:
         return
     if arguments.check:
         sys.exit(1)
     with tempfile.TemporaryDirectory() as work:
-        build(Path(work), inputs, arguments.directory)
+        build(Path(work), of_debian(Path(work)), inputs, arguments.directory)
 
 
 def wanted() -> dict[str, str]:
@@ -99,20 +111,31 @@ def run(*argv: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def build(work: Path, inputs: dict[str, str], directory: Path) -> None:
+class Sources(NamedTuple):
+    """What a guest is made from. modules: a tree with them somewhere in it."""
+
+    image: Path
+    modules: Path
+    busybox: Path
+
+
+def of_debian(work: Path) -> Sources:
+    """The packages, unpacked in a work directory."""
+    kernel, busybox = (unpacked(work, name) for name in (kernel_package(), BUSYBOX_PACKAGE))
+    return Sources(next((kernel / "boot").glob("vmlinuz-*")), kernel, next(busybox.glob("**/bin/busybox")))
+
+
+def build(work: Path, sources: Sources, inputs: dict[str, str], directory: Path) -> None:
     """Make all in a work directory, and move it to its place at the end."""
-    trees = {name: unpacked(work, name) for name in (kernel_package(), BUSYBOX_PACKAGE)}
-    kernel_tree = trees[kernel_package()]
-    image = next((kernel_tree / "boot").glob("vmlinuz-*"))
-    (work / "kernel").write_bytes(uncompressed(image.read_bytes()))
+    (work / "kernel").write_bytes(uncompressed(sources.image.read_bytes()))
     archive = Archive()
     for path in ("bin", "dev", "proc", "sys", "new", "lib"):
         archive.folder(path)
     # The kernel opens it for the first program before anything can be mounted.
     archive.device("dev/console", 5, 1)
     archive.file("init", b"#!/bin/busybox sh\n" + (HERE / "init").read_bytes(), 0o755)
-    archive.file("bin/busybox", next(trees[BUSYBOX_PACKAGE].glob("**/bin/busybox")).read_bytes(), 0o755)
-    modules = Modules(kernel_tree)
+    archive.file("bin/busybox", sources.busybox.read_bytes(), 0o755)
+    modules = Modules(sources.modules)
     base = modules.order(MODULES["base"])
     for group, names in MODULES.items():
         order = base if group == "base" else [name for name in modules.order(names) if name not in base]
