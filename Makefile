@@ -90,13 +90,7 @@ static: ## The libraries of the manager's pages (a no-op when up to date)
 	(cd .cache/static && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
 	rm -rf $(STATIC)
 	mkdir -p $(STATIC)
-	from=.cache/static/node_modules
-	cp $$from/htmx.org/dist/htmx.min.js $$from/idiomorph/dist/idiomorph-ext.min.js $$from/@xterm/xterm/lib/xterm.js \
-		$$from/@xterm/xterm/css/xterm.css $$from/@xterm/addon-fit/lib/addon-fit.js $(STATIC)
-	for package in htmx.org idiomorph @xterm/xterm @xterm/addon-fit; do
-		name=$${package#@}
-		cp "$$from/$$package/LICENSE" "$(STATIC)/LICENSE.$${name/\//-}"
-	done
+	while read -r package file name; do cp ".cache/static/node_modules/$$package/$$file" "$(STATIC)/$$name"; done <manager_app/vendor.txt
 	# Last, so that what was broken off begins anew.
 	cp manager_app/package-lock.json $(STATIC)
 
