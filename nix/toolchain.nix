@@ -1,0 +1,30 @@
+# Programs for the inside of sandboxes, and the file by which the engine knows them (its module closure says what may be in it).
+{
+  lib,
+  runCommand,
+  writers,
+  name,
+  # A folder whose bin has the programs.
+  programs,
+  surroundings,
+  etc ? { },
+  environment ? { },
+  guest ? null,
+}:
+let
+  description = writers.writeJSON "toolchain.json" (
+    {
+      version = 1;
+      path = [ "${programs}/bin" ];
+      inherit (surroundings) shell links;
+      etc = lib.mapAttrs (_: toString) (surroundings.etc // etc);
+      environment = surroundings.environment // environment;
+    }
+    // lib.optionalAttrs (guest != null) { guest = "${guest}"; }
+  );
+in
+runCommand name { passthru = { inherit description guest; }; } ''
+  mkdir -p $out/share/claude-sandbox
+  ln -s ${programs}/bin $out/bin
+  ln -s ${description} $out/share/claude-sandbox/toolchain.json
+''
