@@ -215,7 +215,7 @@ leave() {{
   kill -TERM -1
   busybox usleep 50000
   kill -KILL -1
-  sync
+  busybox sync
   busybox reboot -f
 }}
 fail() {{
