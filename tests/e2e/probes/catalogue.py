@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import hashlib
@@ -1359,9 +1360,11 @@ PROBES = (*FILES, *KERNEL, *IPC, *NETWORK)
 
 def hold_vsock() -> socket.socket | None:
     """The port of the probe, taken by the host."""
-    try:
-        taken = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-        taken.bind((socket.VMADDR_CID_ANY, _VSOCK_PORT))
-    except OSError:
-        return None
-    return taken
+    with contextlib.ExitStack() as stack:
+        try:
+            taken = stack.enter_context(socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM))
+            taken.bind((socket.VMADDR_CID_ANY, _VSOCK_PORT))
+        except OSError:
+            return None
+        stack.pop_all()
+        return taken
