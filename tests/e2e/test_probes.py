@@ -546,7 +546,7 @@ def test_killed_engine(matrix: Matrix, report: Report, stage: Stage) -> None:
                 time.sleep(delay)
                 engine.kill()
             # Its child, which works under the account, still holds the sandbox for a moment.
-            assert until(lambda: removed(matrix.engine("main"), "halfway"), 5)
+            assert until(lambda: removed(matrix.engine("main"), "halfway"), 30)
             left = [pid for pid in stage.account.processes() if halfway(pid, stage)]
             left += command_lines_with("--machine=halfway-")
             assert [name for name in machines_of(stage.account.uid) if name.startswith("halfway-")] == []

@@ -128,7 +128,7 @@ class Worker:
             try:
                 privileged.ask("start", order.to_json(), [slave, chosen, usr])
                 os.set_blocking(master, False)
-                end = time.monotonic() + 5
+                end = time.monotonic() + 30  # on a busy machine a container takes seconds
                 while time.monotonic() < end:
                     with contextlib.suppress(BlockingIOError):
                         os.read(master, 4096)
