@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests import nix
 from tests.hosts import Fleet, fleet
+from tests.nix import stubs
 from tests.nix.applying import Applied, applied, apply, said
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -26,6 +26,7 @@ OFFLINE = ["--option", "substituters", ""]
 PING = ("nix", "--extra-experimental-features", "nix-command", "store", "ping", "--store", "daemon", *OFFLINE)
 PROFILES = "/nix/var/nix/profiles"
 FLAKES = "/srv/flakes"
+PROJECT = "/home/ops/project"
 
 
 @pytest.fixture
@@ -41,8 +42,11 @@ FROM_FLAKE: dict[str, Any] = {
     "claude_sandbox_source": "nix",
     "claude_sandbox_flake": f"path:{FLAKES}/project",
     "claude_sandbox_flake_packages": ["default", "cli"],
-    "claude_sandbox_flake_toolchain": "tools",
-    "claude_sandbox_nix_extra_arguments": [*OFFLINE, "--override-input", "nixpkgs", f"path:{FLAKES}/nixpkgs"],
+    "claude_sandbox_flake_toolchain": "toolchain",
+    "claude_sandbox_nix_extra_arguments": [
+        *OFFLINE,
+        *stubs.inputs(f"path:{FLAKES}/nixpkgs", f"path:{FLAKES}/claude-code"),
+    ],
     "claude_sandbox_linger": False,
 }
 
@@ -107,7 +111,7 @@ def _what_cannot_work_is_said(hosts: Fleet) -> None:
 
 
 def _bring_flakes(hosts: Fleet, folder: Path) -> None:
-    nix.make(folder)
+    stubs.make(folder)
     packed = subprocess.run(["tar", "-C", folder, "-c", "."], check=True, capture_output=True).stdout
     said(hosts, HOST, "mkdir", "-p", FLAKES)
     unpack = ["tar", "-C", FLAKES, "--no-same-owner", "-x"]
@@ -118,41 +122,50 @@ def _sandbox(hosts: Fleet, *flags: str, **more: Any) -> Applied:
     return applied(hosts, "sandbox", *flags, host=HOST, user="ops", **{**FROM_FLAKE, **more})
 
 
-def _version(hosts: Fleet) -> str:
-    return said(hosts, HOST, "/usr/local/bin/claude-sandbox", "--version")
+def _claude(hosts: Fleet) -> str:
+    """What Claude Code says from inside, as `ops`."""
+    launch = ("/usr/local/bin/claude-sandbox", "--no-grant", "display", PROJECT, "--", "hello")
+    return said(hosts, HOST, *launch, user="ops").split()[1]
 
 
 def _packages_are_foretold_and_built_once(hosts: Fleet) -> None:
     foretold = _sandbox(hosts, "--check")
     assert foretold.changed == 1
-    assert "-claude-sandbox-1" in foretold.output
+    assert "-claude-sandbox-0.1.0" in foretold.output
     assert hosts.ssh(HOST, "ls", f"{PROFILES}/claude-sandbox-default").returncode != 0
 
     # Built, put in their profiles, linked.
     assert _sandbox(hosts).changed == 3
     again, still = _sandbox(hosts), _sandbox(hosts, "--check")
     assert (again.changed, still.changed) == (0, 0), again.output
-    assert _version(hosts) == "1"
-    assert said(hosts, HOST, "/usr/local/bin/claude-remote") == "remote"
+    assert said(hosts, HOST, "/usr/local/bin/claude-sandbox", "--version") == "claude-sandbox 0.1.0"
+    assert said(hosts, HOST, "/usr/local/bin/claude-remote", "--help").startswith("usage: claude-remote")
     assert said(hosts, HOST, f"{PROFILES}/claude-sandbox/bin/env", "true") == ""
     assert "bash" not in said(hosts, HOST, "ls", "/usr/local/bin"), "the toolchain is for inside"
 
 
 def _a_sandbox_starts_from_the_store_alone(hosts: Fleet) -> None:
     assert hosts.ssh(HOST, "test", "-e", "/usr/bin/bwrap").returncode == 1
-    argv = ("/usr/local/bin/claude-sandbox", "/bin/sh", "-c", "echo inside")
+    said(hosts, HOST, "mkdir", PROJECT, user="ops")
+    assert _claude(hosts) == "1"
 
-    assert said(hosts, HOST, *argv, user="ops") == "inside"
+    script = "command -v bash claude; touch /nix/store/made 2>&1; echo made >made"
+    argv = ("/usr/local/bin/claude-sandbox", "--no-grant", "display", "--shell", PROJECT, "--", "-c", script)
+    bash, claude, refused = said(hosts, HOST, *argv, user="ops").splitlines()
+    assert bash.startswith("/nix/store/")
+    assert claude.startswith("/nix/store/")
+    assert refused.endswith("Read-only file system")
+    assert said(hosts, HOST, "cat", f"{PROJECT}/made") == "made"
 
 
 def _a_changed_input_changes_what_depends_on_it(hosts: Fleet) -> None:
     before = said(hosts, HOST, "readlink", "-f", f"{PROFILES}/claude-sandbox-cli")
-    said(hosts, HOST, "sh", "-c", f"printf 2 >{FLAKES}/nixpkgs/version")
+    said(hosts, HOST, "sh", "-c", f"printf 2 >{FLAKES}/claude-code/version")
     foretold, done, again = _sandbox(hosts, "--check"), _sandbox(hosts), _sandbox(hosts)
 
-    # One is built, and put in its profile; its link stays.
+    # The launcher and the toolchain are built, and put in their profiles; links stay.
     assert (foretold.changed, done.changed, again.changed) == (1, 2, 0), done.output
-    assert _version(hosts) == "2"
+    assert _claude(hosts) == "2"
     assert said(hosts, HOST, "readlink", "-f", f"{PROFILES}/claude-sandbox-cli") == before
 
 
@@ -161,13 +174,13 @@ def _going_back_is_done_once(hosts: Fleet) -> None:
     refused = apply(hosts, "sandbox", host=HOST, **{**FROM_FLAKE, **back})
     assert refused.failed
     assert f"There is no earlier generation of {PROFILES}/claude-sandbox-cli." in refused.error
-    assert _version(hosts) == "2"
+    assert _claude(hosts) == "2"
 
     back["claude_sandbox_flake_packages"] = ["default"]
     foretold, done, again = (_sandbox(hosts, *flags, **back) for flags in (["--check"], [], []))
     # The second change: the link of the package that is not named this time.
     assert (foretold.changed, done.changed, again.changed) == (2, 2, 0), done.output
-    assert _version(hosts) == "1"
+    assert _claude(hosts) == "1"
 
 
 def _what_others_have_put_there_is_not_replaced(hosts: Fleet) -> None:
