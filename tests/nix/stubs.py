@@ -27,7 +27,7 @@ _OF_FLAKE = (
 
 def make(directory: Path) -> None:
     """Put the flakes `project`, `nixpkgs` and `claude-code` there. They build wherever this one's programs run."""
-    _copy_project(directory / "project")
+    copy_project(directory / "project")
     for name in ("nixpkgs", "claude-code"):
         shutil.copytree(_HERE / name, directory / name)
     machine = directory / "nixpkgs/machine"
@@ -43,7 +43,7 @@ def inputs(nixpkgs: str, claude_code: str) -> list[str]:
     return ["--override-input", "nixpkgs", nixpkgs, "--override-input", "claude-code", claude_code]
 
 
-def _copy_project(target: Path) -> None:
+def copy_project(target: Path) -> None:
     """What is, or could be, committed of what the flake is made from."""
     listed = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *_OF_FLAKE]
     names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
