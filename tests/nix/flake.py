@@ -25,9 +25,9 @@ class Flake:
 
     @functools.cached_property
     def _nixpkgs(self) -> str:
-        """With the hash of what it has, by which Nix knows that it is in the store already."""
+        """Where it is in the store: there it is not copied again, nor its hash computed."""
         path = f"path:{self.folder}/nixpkgs"
-        return f"{path}?narHash={self.nix.json('nix', 'flake', 'metadata', '--json', path)['locked']['narHash']}"
+        return f"path:{self.nix.json('nix', 'flake', 'metadata', '--json', path)['path']}"
 
     @property
     def _inputs(self) -> list[str]:

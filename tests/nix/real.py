@@ -62,11 +62,11 @@ class _Evaluator:
     def __init__(self, folder: Path, nixpkgs: Path, claude_code: Path) -> None:
         self._reference = f"path:{folder}/project"
         self._nix = None if shutil.which("nix") else Nix(folder / "store", [folder, nixpkgs, claude_code])
-        # By the hash Nix knows that it has copied it already.
+        # What is in the store is not copied there again, nor its hash computed.
         locked = self._run(["flake", "metadata", "--json", f"path:{nixpkgs}"])
         if locked.returncode:
             sys.exit(f"{nixpkgs} is no flake:\n{locked.stderr}")
-        self._nixpkgs = f"path:{nixpkgs}?narHash={json.loads(locked.stdout)['locked']['narHash']}"
+        self._nixpkgs = f"path:{json.loads(locked.stdout)['path']}"
         self._inputs = stubs.inputs(self._nixpkgs, f"path:{claude_code}")
 
     def questions(self) -> Iterator[tuple[str, list[str]]]:
