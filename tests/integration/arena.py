@@ -139,6 +139,19 @@ class Arena:
                 poller.poll(max(0.0, end - time.monotonic()) * 1000)
                 os.close(descriptor)
 
+    def wait_until_gone(self, words: str = "", seconds: float = _GONE_SECONDS) -> list[str]:
+        """Wait until no process has these words, or the time is over; what there still is.
+
+        What is ended together is not gone at once: one that was started last may be there for longer than the others.
+        """
+        end = time.monotonic() + seconds
+        while (left := self._with_words(words)) and time.monotonic() < end:
+            self.wait_for_processes(list(left), end - time.monotonic())
+        return list(left.values())
+
+    def _with_words(self, words: str) -> dict[int, str]:
+        return {pid: line for pid, line in self.processes() if words in line}
+
     def end_processes(self) -> None:
         """Kill what is still there, lest the next test be blamed for it."""
         for pid, _ in self.processes():
@@ -177,9 +190,9 @@ def arena_of_kind(kind: type[AnyArena], account: Account, name: str) -> Iterator
     try:
         yield arena
         arena.clear()
-        arena.wait_for_processes([pid for pid, _ in arena.processes()])
+        arena.wait_until_gone()
         left = arena.left_behind()
     finally:
         arena.end_processes()
         shutil.rmtree(arena.state_dir)
-    assert left == []
+    assert left == [], left

@@ -24,7 +24,6 @@ from tests.integration.playing import Result, Task
 from tests.integration.within import HERE, raw, sandbox, task
 from tests.support.account import Account
 
-_GONE_SECONDS = 5.0
 ODD_NAMES = ["plain", "a b", "ü 漢", "$(id)`id`;&|<>", "'single' \"double\"", "-n", "back\\slash", "new\nline", "*?[a]"]
 ODD_BYTES = bytes(range(256)) * 3 + b"\r\n\0\0\xff\xff\x1b[31m"
 
@@ -141,15 +140,7 @@ def wait_until_gone(arena: Arena, words: str) -> None:
     """Until no process of the arena has these words, nor is any there that could still begin one."""
     # What was sent to the host to run it, which may be late where much else is done.
     arena.wait_for_processes(list(_on_host()))
-    end = time.monotonic() + _GONE_SECONDS
-    # What is ended together is not gone at once: one that was started last may be there for longer than the others.
-    while (left := _with_words(arena, words)) and time.monotonic() < end:
-        arena.wait_for_processes(list(left), end - time.monotonic())
-    assert left == {}
-
-
-def _with_words(arena: Arena, words: str) -> dict[int, str]:
-    return {pid: line for pid, line in arena.processes() if words in line}
+    assert arena.wait_until_gone(words) == []
 
 
 def _on_host() -> Iterator[int]:
