@@ -1,15 +1,10 @@
 # A command of the engine with the programs that it starts on the host, and with those that its sandboxes have inside.
 {
   lib,
+  callPackage,
   runCommand,
   makeWrapper,
   writers,
-  bubblewrap,
-  systemd,
-  tmux,
-  util-linux,
-  xauth,
-  xorg-server,
   engine,
   backend,
   command,
@@ -26,17 +21,6 @@ let
     # The launcher lets nothing give it back.
     // lib.optionalAttrs (!network) { network = false; }
   );
-  # The host's own systemd, which runs, goes before another.
-  path = lib.makeBinPath (
-    [
-      bubblewrap
-      tmux
-      util-linux
-      xauth
-      xorg-server
-    ]
-    ++ hostPrograms
-  );
 in
 runCommand "${command}-${engine.version}"
   {
@@ -44,7 +28,6 @@ runCommand "${command}-${engine.version}"
     passthru = {
       inherit
         backend
-        engine
         network
         toolchain
         ;
@@ -56,7 +39,6 @@ runCommand "${command}-${engine.version}"
   ''
     makeWrapper ${engine}/bin/${command} $out/bin/${command} \
       --set CLAUDE_SANDBOX_DEFAULTS ${defaults} \
-      --prefix PATH : ${path} \
-      --suffix PATH : ${lib.makeBinPath [ systemd ]}
+      ${(callPackage ./host-path.nix { inherit hostPrograms; }).flags}
     ln -s ${engine}/share $out/share
   ''

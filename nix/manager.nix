@@ -1,17 +1,12 @@
 # The manager, with all that it starts on the host, and without the agent: that comes with the packages of backends.
 {
   lib,
+  callPackage,
   runCommand,
   makeWrapper,
   fetchurl,
   python3,
-  bubblewrap,
   qemu_kvm,
-  systemd,
-  tmux,
-  util-linux,
-  xauth,
-  xorg-server,
 }:
 let
   python = python3.override {
@@ -32,8 +27,9 @@ let
   engine = python.pkgs.callPackage ./engine.nix { };
 
   # The extra `manager` of pyproject.toml, by its names there.
-  required = map (line: builtins.head (builtins.match "([A-Za-z0-9-]+).*" line)) (lib.importTOML ../pyproject.toml)
-    .project.optional-dependencies.manager;
+  required = map (
+    line: builtins.head (builtins.match "([A-Za-z0-9-]+).*" line)
+  ) (lib.importTOML ../pyproject.toml).project.optional-dependencies.manager;
   pythonEnv = python.withPackages (
     packages: [ engine ] ++ map (name: lib.getAttr name packages) required
   );
@@ -58,21 +54,11 @@ let
       tar -xzOf ${fetched (lib.head words)} package/${lib.elemAt words 1} > $out/${lib.elemAt words 2}
     '') files
   );
-
-  # The host's own systemd, which runs, goes before another.
-  path = lib.makeBinPath [
-    bubblewrap
-    qemu_kvm
-    tmux
-    util-linux
-    xauth
-    xorg-server
-  ];
 in
 runCommand "claude-sandbox-manager-${engine.version}"
   {
     nativeBuildInputs = [ makeWrapper ];
-    passthru = { inherit engine pythonEnv static; };
+    passthru = { inherit pythonEnv; };
     meta = engine.meta // {
       description = "A dashboard and a REST API over the sandboxes of a host";
       mainProgram = "claude-sandbox-manager";
@@ -81,8 +67,7 @@ runCommand "claude-sandbox-manager-${engine.version}"
   ''
     makeWrapper ${pythonEnv}/bin/claude-sandbox-manager $out/bin/claude-sandbox-manager \
       --set-default MANAGER_STATIC_DIR ${static} \
-      --prefix PATH : ${path} \
-      --suffix PATH : ${lib.makeBinPath [ systemd ]}
+      ${(callPackage ./host-path.nix { hostPrograms = [ qemu_kvm ]; }).flags}
     # By sudo alone. -I: neither the variables nor the folder of whoever runs it decide what is imported.
     mkdir -p $out/libexec/claude-sandbox
     printf '%s\n' '#!${pythonEnv}/bin/python3 -I' 'from claude_sandbox.helper import main' 'main()' \

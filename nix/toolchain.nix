@@ -7,8 +7,8 @@
   # A folder whose bin has the programs.
   programs,
   surroundings,
+  # More names in /etc, which go before those of the surroundings.
   etc ? { },
-  environment ? { },
   guest ? null,
 }:
 let
@@ -16,14 +16,13 @@ let
     {
       version = 1;
       path = [ "${programs}/bin" ];
-      inherit (surroundings) shell links;
+      inherit (surroundings) environment links shell;
       etc = lib.mapAttrs (_: toString) (surroundings.etc // etc);
-      environment = surroundings.environment // environment;
     }
     // lib.optionalAttrs (guest != null) { guest = "${guest}"; }
   );
 in
-runCommand name { passthru = { inherit description guest; }; } ''
+runCommand name { } ''
   mkdir -p $out/share/claude-sandbox
   ln -s ${programs}/bin $out/bin
   ln -s ${description} $out/share/claude-sandbox/toolchain.json

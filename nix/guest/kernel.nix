@@ -1,6 +1,5 @@
 # The kernel and the initial file system of virtual machines, by the program that makes them everywhere else.
 {
-  lib,
   runCommand,
   python3,
   kernel,
@@ -8,14 +7,8 @@
   kernelFile,
   busybox,
 }:
-let
-  builder = lib.fileset.toSource {
-    root = ../../roles/sandbox/files/guest;
-    fileset = ../../roles/sandbox/files/guest;
-  };
-in
 runCommand "claude-sandbox-guest-${kernel.version}" { nativeBuildInputs = [ python3 ]; } ''
-  python3 ${builder}/build.py $out \
+  python3 ${../../roles/sandbox/files/guest}/build.py $out \
     --image ${kernel}/${kernelFile} \
     --modules ${kernel.modules or kernel} \
     --busybox ${busybox}/bin/busybox

@@ -78,16 +78,12 @@ let
     lib.filter (entry: entry.enable) (lib.attrValues config.environment.etc)
   );
   names = lib.unique (map (target: lib.head (lib.splitString "/" target)) targets);
-  surroundings = callPackage ../surroundings.nix { };
 in
 callPackage ../toolchain.nix {
   inherit name;
   programs = config.system.path;
-  # The system's own fonts, certificates and policies go before ours, so that modules can say what they are; but for those of
-  # Chromium, which a module adds to.
-  surroundings = surroundings // {
-    etc = lib.removeAttrs surroundings.etc names;
-  };
+  surroundings = callPackage ../surroundings.nix { };
+  # The system's own fonts, certificates and policies go before ours, so that modules can say what they are.
   etc = lib.genAttrs (lib.subtractLists notForPrograms names) (
     each: "${config.system.build.etc}/etc/${each}"
   );
