@@ -58,7 +58,8 @@ in
         '';
       }
       {
-        assertion = cfg.containerUsers == [ ] || (config.security.sudo.enable && !config.security.sudo.execWheelOnly);
+        assertion =
+          cfg.containerUsers == [ ] || (config.security.sudo.enable && !config.security.sudo.execWheelOnly);
         message = ''
           Accounts have containers by sudo, and this system keeps it from them. Set security.sudo.enable = true and
           security.sudo.execWheelOnly = false, or let no account have containers.

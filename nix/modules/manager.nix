@@ -206,7 +206,8 @@ in
         '';
       }
       {
-        assertion = cfg.operators == [ ] || (config.security.sudo.enable && !config.security.sudo.execWheelOnly);
+        assertion =
+          cfg.operators == [ ] || (config.security.sudo.enable && !config.security.sudo.execWheelOnly);
         message = ''
           Operators attach by sudo, and this system keeps it from them. Set security.sudo.enable = true and
           security.sudo.execWheelOnly = false, or leave services.claude-sandbox-manager.operators empty.

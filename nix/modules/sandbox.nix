@@ -13,13 +13,22 @@ let
     self.packages.${system} or (throw "services.claude-sandbox: there are no packages for ${system}.");
   backends =
     lib.optional cfg.bubblewrap.enable (
-      packages.default.override { inherit (cfg) network; inherit (cfg.bubblewrap) extraPackages; }
+      packages.default.override {
+        inherit (cfg) network;
+        inherit (cfg.bubblewrap) extraPackages;
+      }
     )
     ++ lib.optional cfg.container.enable (
-      packages.container.override { inherit (cfg) network; inherit (cfg.container) extraModules; }
+      packages.container.override {
+        inherit (cfg) network;
+        inherit (cfg.container) extraModules;
+      }
     )
     ++ lib.optional cfg.vm.enable (
-      packages.vm.override { inherit (cfg) network; inherit (cfg.vm) extraModules; }
+      packages.vm.override {
+        inherit (cfg) network;
+        inherit (cfg.vm) extraModules;
+      }
     );
   extraModules =
     what:

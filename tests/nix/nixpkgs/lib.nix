@@ -53,8 +53,7 @@ let
     concatLines = values: concatStringsSep "" (map (each: each + "\n") values);
     hasPrefix = prefix: text: substring 0 (stringLength prefix) text == prefix;
     splitString =
-      separator: text:
-      filter builtins.isString (builtins.split (lib.escapeRegex separator) text);
+      separator: text: filter builtins.isString (builtins.split (lib.escapeRegex separator) text);
     escapeRegex =
       let
         special = [
@@ -83,7 +82,14 @@ let
     makeBinPath = lib.makeSearchPath "bin";
     makeLibraryPath = lib.makeSearchPath "lib";
     makeSearchPath = folder: packages: concatStringsSep ":" (map (each: "${each}/${folder}") packages);
-    setPrio = priority: package: package // { meta = (package.meta or { }) // { inherit priority; }; };
+    setPrio =
+      priority: package:
+      package
+      // {
+        meta = (package.meta or { }) // {
+          inherit priority;
+        };
+      };
     lowPrio = lib.setPrio 10;
     hiPrio = lib.setPrio (-10);
     licenses = lib.genAttrs [
@@ -116,10 +122,12 @@ let
           with_ = concatLists (map (each: (coerced each).with_) given);
           without = concatLists (map (each: (coerced each).without) given);
         };
-        union = one: other: unions [
-          one
-          other
-        ];
+        union =
+          one: other:
+          unions [
+            one
+            other
+          ];
         difference = one: other: {
           inherit (coerced one) with_;
           without = (coerced one).without ++ (coerced other).with_;
@@ -171,8 +179,7 @@ let
       made
       // {
         override =
-          more:
-          lib.callPackageWith given f (arguments // (if isFunction more then more arguments else more));
+          more: lib.callPackageWith given f (arguments // (if isFunction more then more arguments else more));
       };
   };
 in

@@ -78,7 +78,17 @@ let
     '';
   folder = name: script: runCommand "${name}-1" { } "mkdir -p $out\n${script}";
 
-  python = import ./python { inherit lib runCommand stub userland; callPackageWith = lib.callPackageWith; buildEnv = pkgs.buildEnv; pkgs = pkgs; };
+  python = import ./python {
+    inherit
+      lib
+      runCommand
+      stub
+      userland
+      ;
+    callPackageWith = lib.callPackageWith;
+    buildEnv = pkgs.buildEnv;
+    pkgs = pkgs;
+  };
 
   pkgs =
     lib.genAttrs [
@@ -161,12 +171,18 @@ let
       noto-fonts = folder "noto-fonts" "";
       noto-fonts-cjk-sans = folder "noto-fonts-cjk-sans" "";
       noto-fonts-color-emoji = folder "noto-fonts-color-emoji" "";
-      fontconfig = folder "fontconfig" "mkdir -p $out/etc/fonts/conf.d" // { out = folder "fontconfig" "mkdir -p $out/etc/fonts/conf.d"; };
+      fontconfig = folder "fontconfig" "mkdir -p $out/etc/fonts/conf.d" // {
+        out = folder "fontconfig" "mkdir -p $out/etc/fonts/conf.d";
+      };
       makeFontsConf = { fontDirectories }: folder "fonts.conf" "";
       iana-etc = folder "iana-etc" "mkdir $out/etc; touch $out/etc/protocols $out/etc/services";
       nix-ld = folder "nix-ld" "mkdir $out/libexec; touch $out/libexec/nix-ld";
-      linux = folder "linux" "touch $out/bzImage" // { version = "7.0"; };
-      qemu_kvm = stub "qemu-system-x86_64" // { ga = stub "qemu-ga"; };
+      linux = folder "linux" "touch $out/bzImage" // {
+        version = "7.0";
+      };
+      qemu_kvm = stub "qemu-system-x86_64" // {
+        ga = stub "qemu-ga";
+      };
 
       stdenv = {
         cc = {
@@ -180,7 +196,8 @@ let
           libDir = if system == "x86_64-linux" then "lib64" else "lib";
         };
       };
-      stdenvNoCC.mkDerivation = given: runCommand given.name { inherit (given) src; } "cd $src\n${given.installPhase}";
+      stdenvNoCC.mkDerivation =
+        given: runCommand given.name { inherit (given) src; } "cd $src\n${given.installPhase}";
 
       # ./build.sh has it for all.
       makeWrapper = userland;
@@ -188,7 +205,12 @@ let
 
       writers.writeJSON = name: value: pkgs.writeText name (builtins.toJSON value);
       writeTextFile =
-        { name, text, executable ? false, destination ? "" }:
+        {
+          name,
+          text,
+          executable ? false,
+          destination ? "",
+        }:
         runCommand name { inherit text; } ''
           mkdir -p $(dirname $out${destination})
           printf %s "$text" > $out${destination}
@@ -199,12 +221,17 @@ let
         {
           name,
           paths,
-          pathsToLink ? [ "/bin" "/share" ],
+          pathsToLink ? [
+            "/bin"
+            "/share"
+          ],
           ignoreCollisions ? true,
         }:
         runCommand name { } ''
           mkdir -p $out
-          for each in ${toString (builtins.sort (one: other: one.meta.priority or 5 < other.meta.priority or 5) paths)}; do
+          for each in ${
+            toString (builtins.sort (one: other: one.meta.priority or 5 < other.meta.priority or 5) paths)
+          }; do
             for folder in ${toString pathsToLink}; do
               [ ! -d $each$folder ] || link $each$folder $out$folder
             done

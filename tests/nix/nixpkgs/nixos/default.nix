@@ -28,7 +28,8 @@ let
         "imports"
         "key"
         "options"
-      ]))
+      ])
+      )
     ];
 
   # A value with its priority; the lowest goes before.
@@ -49,7 +50,9 @@ let
     values:
     let
       found = concatLists (map definitions values);
-      best = builtins.foldl' (least: each: if each.priority < least then each.priority else least) 10000 found;
+      best = builtins.foldl' (
+        least: each: if each.priority < least then each.priority else least
+      ) 10000 found;
       kept = map (each: each.value) (builtins.filter (each: each.priority == best) found);
       isPlain = value: isAttrs value && value.type or null != "derivation";
     in
@@ -60,11 +63,14 @@ let
     else
       builtins.elemAt kept (builtins.length kept - 1);
 
-  file = name: given: {
-    enable = true;
-    target = name;
-    source = builtins.toFile (baseNameOf name) given.text;
-  } // given;
+  file =
+    name: given:
+    {
+      enable = true;
+      target = name;
+      source = builtins.toFile (baseNameOf name) given.text;
+    }
+    // given;
 
   base = {
     environment = {

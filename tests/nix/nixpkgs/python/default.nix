@@ -50,10 +50,12 @@ let
         done
       '';
 
-  module = name: runCommand "python3.11-${name}" { } ''
-    mkdir -p $out/${libraries}
-    cp -r ${folder}/modules/${name} $out/${libraries}
-  '';
+  module =
+    name:
+    runCommand "python3.11-${name}" { } ''
+      mkdir -p $out/${libraries}
+      cp -r ${folder}/modules/${name} $out/${libraries}
+    '';
   plain = name: stub name // { overridePythonAttrs = f: stub "${name}-${(f { }).version or "1"}"; };
 
   packagesOf =
@@ -85,7 +87,8 @@ let
             mkdir -p $out/${libraries}
             cp -r ${folder}/modules/argparse_manpage ${folder}/modules/build_manpages $out/${libraries}
           '';
-          fetchPypi = given: runCommand "${given.pname}-${given.version}.tar.gz" { inherit (given) hash; } "touch $out";
+          fetchPypi =
+            given: runCommand "${given.pname}-${given.version}.tar.gz" { inherit (given) hash; } "touch $out";
           callPackage = callPackageWith (pkgs // final);
         };
       final = first // overrides final first;
