@@ -65,7 +65,8 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
         found.append(missing(_PROGRAM))
     if spec.glx:
         found.append(Problem("glx has no effect in a virtual machine, whose screen is its own.", "Leave it out."))
-    folder = _guest_folder(spec)
+    tools, unusable = _toolchain(spec)
+    folder = _guest_folder(spec, tools)
     if not all(os.access(f"{folder}/{name}", os.R_OK) for name in _GUEST_FILES):
         found.append(
             Problem(f"{shown(folder)} has no kernel and initrd for a guest.", "Make them (make guest, as root).")
@@ -74,18 +75,14 @@ def problems(host: Host, spec: Spec) -> list[Problem]:
         trouble = _kvm_trouble()
         if trouble is not None:
             found.append(Problem(f"KVM does not work: {trouble}.", _kvm_hint()))
-    return [*found, *_grant_problems(spec), *_toolchain_problems(spec)]
+    return [*found, *_grant_problems(spec), *unusable]
 
 
-def _guest_folder(spec: Spec, tools: Toolchain | None = None) -> str:
+def _guest_folder(spec: Spec, tools: Toolchain | None) -> str:
     """Where the kernel is: the toolchain's own, where it brings one and no other is named."""
     folder = str(spec.vm["guest"])
-    if folder != VM_OPTIONS["guest"].default:
-        return folder
-    if tools is None:
-        with contextlib.suppress(SandboxError):
-            tools = toolchain.find(spec)
-    return (tools.guest if tools else None) or folder
+    own = tools.guest if tools is not None and folder == VM_OPTIONS["guest"].default else None
+    return own or folder
 
 
 def _kvm_hint() -> str:
@@ -105,18 +102,17 @@ def _grant_problems(spec: Spec) -> Iterator[Problem]:
             )
 
 
-def _toolchain_problems(spec: Spec) -> Iterator[Problem]:
+def _toolchain(spec: Spec) -> tuple[Toolchain | None, list[Problem]]:
+    """The programs for the guest, and why it cannot run with them."""
     try:
         tools = toolchain.find(spec)
     except SandboxError as error:
-        yield Problem(error.what, error.hint)
-        return
+        return None, [Problem(error.what, error.hint)]
     lacking = sorted({package for name, package in _NEEDED_INSIDE.items() if _program(tools, name) is None})
-    if lacking:
-        yield Problem(
-            f"The programs for the guest ({tools.kind}) lack what runs it: {', '.join(lacking)}.",
-            f"Install {' '.join(lacking)} there.",
-        )
+    if not lacking:
+        return tools, []
+    what = f"The programs for the guest ({tools.kind}) lack what runs it: {', '.join(lacking)}."
+    return tools, [Problem(what, f"Install {' '.join(lacking)} there.")]
 
 
 def _program(tools: Toolchain, name: str) -> str | None:
