@@ -106,7 +106,7 @@ def masks(toolchain: Toolchain) -> tuple[tuple[str, bool], ...]:
         (f"{bind.target}{path.removeprefix(bind.source)}", is_folder)
         for bind in toolchain.binds
         # Nix lets everybody read all that is in its store, which is too much to walk through.
-        if bind.source != _NIX_STORE and not bind.source.startswith(f"{_NIX_STORE}/")
+        if not f"{bind.source}/".startswith(f"{_NIX_STORE}/")
         for path, is_folder in _for_root_only(bind.source)
     )
 
