@@ -180,7 +180,7 @@ def _sweep(
             "status": [view["status"] for view in arena.engine.views()],
             "gone": _ensure(arena, _absent()),
         }
-        arena.wait_for_processes([pid for pid, _ in arena.processes()], 2.0)
+        arena.wait_until_gone(seconds=2.0)
         yield found | {"left": arena.left_behind()}
         arena.end_processes()
         for left in arena.state_dir.glob("sandboxes/.*"):
@@ -280,7 +280,7 @@ def _with_room(
 
 def _left(arena: Arena) -> list[str]:
     """What there is of a sandbox that should not be there; what ends by itself with its pipe gets the time for it."""
-    arena.wait_for_processes([pid for pid, _ in arena.processes()], 2.0)
+    arena.wait_until_gone(seconds=2.0)
     return [*arena.left_behind(), *arena.engine.registry.names()]
 
 

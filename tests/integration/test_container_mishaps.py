@@ -82,7 +82,7 @@ def test_any_part_killed(arena: ContainerArena, repair: str) -> None:
         else:
             status, alive = repair, True
         # What copies the terminal's output to the log ends by itself.
-        arena.wait_for_processes([pid for pid, _ in arena.processes()], 1.0)
+        arena.wait_until_gone(seconds=1.0)
         left = arena.left_behind()
         if left or not alive or status != (repair if repair != "started" else "running"):
             faults.append((victims, before, status, alive, left))

@@ -65,8 +65,7 @@ def test_too_long(arena: Arena) -> None:
     )
     assert (done.failed, done["rc"], done["stdout"]) == (True, 124, "begun")
     assert done.message == "The command did not end within 0.5 seconds, and was killed."
-    arena.wait_for_processes([pid for pid, words in arena.processes() if "98765" in words])
-    assert [words for _, words in arena.processes() if "98765" in words] == []
+    assert arena.wait_until_gone("98765") == []
 
 
 def test_a_lot_of_output(arena: Arena) -> None:

@@ -513,7 +513,7 @@ def test_guests_that_do_not_come_up(arena: VirtualArena) -> None:
         assert result.message.count("\n") <= 1
         assert len(result.message) < 800
     assert info["sandboxes"] == []
-    arena.wait_for_processes([pid for pid, _ in arena.processes()], 2.0)
+    arena.wait_until_gone(seconds=2.0)
     assert arena.left_behind() == []
 
 
@@ -534,7 +534,7 @@ def test_a_guest_that_hangs(arena: VirtualArena, monkeypatch: pytest.MonkeyPatch
     assert str(caught.value).count("\n") <= 1
     assert arena.engine.registry.names() == []
     # What was ended gives back its memory first.
-    arena.wait_for_processes([pid for pid, _ in arena.processes()], 2.0)
+    arena.wait_until_gone(seconds=2.0)
     assert arena.left_behind() == []
 
 

@@ -223,43 +223,30 @@ def test_one_whose_runner_ends_while_it_goes_in_never_begins(tmp_path: Path) -> 
     assert not (tmp_path / "begun").exists()
 
 
-def test_a_command_ends_with_whoever_runs_it() -> None:
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("echo $$ >{told}; sleep 60", id="itself"),
+        # Nobody else would end that.
+        pytest.param("sleep 60 & echo $! >{told}; wait", id="what-it-has-started"),
+    ],
+)
+def test_a_command_ends_with_whoever_runs_it(script: str) -> None:
     """Nothing runs on inside that nobody waits for."""
     reader, writer = os.pipe()
-    os.set_inheritable(writer, True)
 
     def work() -> None:
         # The command has no descriptor of this process but its own three.
-        script = f"echo $$ >/proc/{os.getpid()}/fd/{writer}; sleep 60"
-        commands.run(Invocation(("sh", "-c", script), {}, "/", SHELL), stay)
+        told = f"/proc/{os.getpid()}/fd/{writer}"
+        commands.run(Invocation(("sh", "-c", script.format(told=told)), {}, "/", SHELL), stay)
 
     forked = procs.fork(None, work)
-    pid = int(os.read(reader, 100))
-    process = procs.identify(pid)
+    process = procs.identify(int(os.read(reader, 100)))
     assert process is not None
     os.kill(forked.pid, signal.SIGKILL)
     with pytest.raises(SandboxError, match="signal 9"):
         forked.result()
     assert process.wait(PATIENCE)
-    os.close(reader)
-    os.close(writer)
-
-
-def test_all_of_a_command_ends_with_whoever_runs_it() -> None:
-    """What it has started, too: nobody else would end that."""
-    reader, writer = os.pipe()
-
-    def work() -> None:
-        script = f"sleep 60 & echo $! >/proc/{os.getpid()}/fd/{writer}; wait"
-        commands.run(Invocation(("sh", "-c", script), {}, "/", SHELL), stay)
-
-    forked = procs.fork(None, work)
-    started = procs.identify(int(os.read(reader, 100)))
-    assert started is not None
-    os.kill(forked.pid, signal.SIGKILL)
-    with pytest.raises(SandboxError, match="signal 9"):
-        forked.result()
-    assert started.wait(PATIENCE)
     os.close(reader)
     os.close(writer)
 
