@@ -8,6 +8,7 @@ import pwd
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +105,26 @@ def test_wait_tells_whether_it_ended_in_time() -> None:
         assert not process.wait(0.05)
         child.kill()
         assert process.wait(PATIENCE)
+
+
+def test_whose_pid_is_a_thread_s_by_now_is_gone() -> None:
+    known, done = threading.Event(), threading.Event()
+
+    def run() -> None:
+        known.set()
+        done.wait(PATIENCE)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert known.wait(PATIENCE)
+        assert thread.native_id is not None
+        former = procs.Process(thread.native_id, 1)
+        former.signal(signal.SIGKILL)
+        assert former.wait(0)
+    finally:
+        done.set()
+        thread.join()
 
 
 def test_children_and_names() -> None:

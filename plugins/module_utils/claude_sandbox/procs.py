@@ -7,6 +7,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import select
@@ -20,6 +21,8 @@ from .host import Account
 
 _CODECS = ("ascii", "latin-1", "utf-16-le")
 _TICKS = os.sysconf("SC_CLK_TCK")
+# What pidfd_open says, by Linux' version, of a process that is being reaped and of a pid that is now another's thread.
+_NO_PROCESS = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +63,12 @@ class Process:
 
     @contextlib.contextmanager
     def _pidfd(self) -> Iterator[int]:
-        descriptor = os.pidfd_open(self.pid)
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except OSError as error:
+            if error.errno in _NO_PROCESS:
+                raise ProcessLookupError(self.pid) from error
+            raise
         try:
             # The descriptor holds on to whoever has the pid now: look only afterwards who that is.
             if not self.alive():
