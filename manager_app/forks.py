@@ -32,10 +32,7 @@ class Forks:
         """
         with self.open(name) as stream:
             stream.settimeout(seconds)
-            stream.sendall(json.dumps(arguments).encode())
-            stream.shutdown(socket.SHUT_WR)
-            with stream.makefile("rb") as answer:
-                text = answer.read()
+            text = _answer(stream, json.dumps(arguments).encode())
         if not text:
             raise UnavailableError(
                 "The process that worked on this ended before it was through.",
@@ -89,3 +86,14 @@ class Forks:
             )
         self._control = ours
         return ours
+
+
+def _answer(stream: socket.socket, question: bytes) -> bytes:
+    """What comes back; nothing where the other side ended, even before it had read the question."""
+    try:
+        stream.sendall(question)
+        stream.shutdown(socket.SHUT_WR)
+        with stream.makefile("rb") as answer:
+            return answer.read()
+    except (BrokenPipeError, ConnectionResetError):
+        return b""

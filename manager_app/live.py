@@ -84,11 +84,12 @@ def _attached(manager: Manager, entry: Entry, writes: bool, size: tuple[int, int
     instance = entry.record.instance
     if entry.status not in ("running", "dead") or instance is None:
         raise ConflictError(f"Sandbox {entry.record.name} is {entry.status}: it has no terminal.")
-    with manager.forks.open("attach") as stream:
+    uid = manager.eyes.question(entry.record)[0]
+    content = {"uid": uid, "instance": instance.to_dict(), "writes": writes, "columns": size[0], "rows": size[1]}
+    descriptors: list[int] = []
+    with manager.forks.open("attach") as stream, contextlib.suppress(OSError):
         stream.settimeout(20)
-        uid = manager.eyes.question(entry.record)[0]
-        content = {"instance": instance.to_dict(), "writes": writes, "columns": size[0], "rows": size[1]}
-        wire.send(stream, {"uid": uid, **content})
+        wire.send(stream, content)
         descriptors = socket.recv_fds(stream, 1, 1)[1]
     if not descriptors:
         raise SandboxError("The terminal could not be opened.", "The manager's log says more.")
