@@ -78,6 +78,14 @@
         };
       });
 
+      checks = forEachSystem (
+        system:
+        import ./nix/checks {
+          inherit self lib;
+          pkgs = pkgsOf system;
+        }
+      );
+
       formatter = forEachSystem (system: (pkgsOf system).nixfmt-tree);
     };
 }
