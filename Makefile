@@ -152,7 +152,7 @@ hosts-down: env-dev ## End them
 
 # --- Tests ----------------------------------------------------------------------------------------------------------------
 
-PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration fleet molecule commands web e2e
+PARTS := lint unit sanity docs-lint ansible-lint changelog-lint integration nix fleet molecule commands web e2e
 # Our own scripts, by their first line.
 SCRIPTS = $$(git grep --untracked -lE '^\#!(/usr/bin/env |/usr/bin/|/bin/)(ba)?sh' -- ':!*.py')
 
@@ -213,6 +213,14 @@ changelog-lint: ## The changelog's fragments
 integration: ## The modules through Ansible
 	$(begin)
 	pytest -n 2 tests/integration --junitxml=.cache/results/integration.xml
+
+nix: ## The flake, by a real Nix with stand-ins for its inputs
+	$(begin)
+	pytest tests/nix --junitxml=.cache/results/nix.xml
+
+.PHONY: test-nix
+test-nix: env-dev ## Evaluate the flake with NIXPKGS=FOLDER, and its agent's flake with CLAUDE_CODE=FOLDER
+	$(BIN)/python -m tests.nix.real "$(NIXPKGS)" $(if $(CLAUDE_CODE),--claude-code "$(CLAUDE_CODE)")
 
 # A file's tests share hosts, which take longer to make ready than the tests.
 fleet: ## Roles, playbooks and plugins on booted hosts, over SSH

@@ -76,6 +76,8 @@ def test_other_outputs(flake: Flake, system: str) -> None:
     assert {name: program.rsplit("/", 1)[1] for name, program in programs.items()} == PACKAGES
     assert flake.evaluate(f"devShells.{system}.default.drvPath").endswith(".drv")
     assert flake.evaluate(f"formatter.{system}.drvPath").endswith(".drv")
+    checks = {"agent-apart", "bubblewrap", "container", "manager"} | ({"vm"} if system == SYSTEM else set())
+    assert set(flake.evaluate(f"checks.{system}", "builtins.attrNames")) == checks
 
 
 def test_modules_and_overlay(flake: Flake) -> None:
