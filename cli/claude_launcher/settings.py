@@ -42,8 +42,6 @@ _PACKAGE_FILE = "CLAUDE_SANDBOX_DEFAULTS"
 _OF_PACKAGE = frozenset(("toolchain", "nix_toolchain", "network"))
 # By the session bus programs are started outside, and the keyring has all secrets: these are given by name alone.
 _OF_DESKTOP = ("audio", "gpu", "ssh_agent", "nix", "locale")
-# What no other backend than bubblewrap takes: what is at their other end asks for the account's own uid.
-_BUBBLEWRAP_ONLY = frozenset(("x11", "wayland", "audio", "gpu", "ssh_agent", "nix"))
 
 
 def defaults(environ: Mapping[str, str], backend: str) -> dict[str, bool]:
